@@ -1,0 +1,1 @@
+"""ONNX nodes as iteration spaces: one file per family."""

@@ -1,0 +1,1 @@
+"""Passes, pipeline text, registry, remarks, timing and IR dumps."""

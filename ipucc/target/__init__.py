@@ -1,0 +1,1 @@
+"""Machine descriptions: `Target` and the machine files, every figure with its source."""

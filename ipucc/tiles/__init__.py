@@ -1,0 +1,1 @@
+"""The algebra of axes, boxes, grids, layouts and views. numpy only."""

@@ -1,0 +1,1 @@
+"""Passes that make and improve the program: lower, allocate, order transfers."""

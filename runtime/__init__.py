@@ -1,0 +1,1 @@
+"""The simulator: tile memory, engine, exchange execution, profile and reports."""

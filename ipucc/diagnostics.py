@@ -1,6 +1,7 @@
 """What ipucc says to its users: diagnostics with stable ids, and the errors that carry them.
 
-Importing this module is cheap (no onnx, no numpy), so the command line can use it before anything else is loaded.
+Importing this module is cheap (no onnx, no numpy), so the command line can use it before anything else
+is loaded.
 Ids are a promise: a released id keeps its meaning, a new problem gets a new id.
 """
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Severity: TypeAlias = Literal["error", "warning", "remark"]
-JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 IDS: dict[str, str] = {
     # 01xx: the model file and the front end

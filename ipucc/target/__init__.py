@@ -1,1 +1,6 @@
-"""Machine descriptions: `Target` and the machine files, every figure with its source."""
+"""The machines: `Target`, the machine files they are read from, and where every figure comes from."""
+
+from ipucc.target.machine_file import KINDS, Figure, list_targets, load_target, target_figures
+from ipucc.target.target import Amp, AmpType, Target
+
+__all__ = ["KINDS", "Amp", "AmpType", "Figure", "Target", "list_targets", "load_target", "target_figures"]

@@ -1,0 +1,253 @@
+"""Machine files: TOML in, `Target` out, and for every figure its unit, its kind and its source.
+
+A figure is a table `{value = 1472, unit = "tiles", kind = "vendor", source = "..."}`. In a file that builds on another
+one (`base = "gc200"`) only the figures that differ are given, and a bare number is short for a figure of kind
+`assumed`. A wrong file is reported whole: every bad figure in one `CompileError`.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+from ipucc.diagnostics import CompileError, Diagnostic
+from ipucc.target.target import Amp, Range, Target
+
+KINDS = ("measured", "vendor", "source-code", "inferred", "fitted", "assumed")
+"""How a figure is known, from the surest to the least sure; `fitted` is tuned on published measurements."""
+
+_BUILT_IN = ("gc2", "gc200", "bow", "c600")
+_MAX_BASES = 8
+_MAX_FILE_BYTES = 1 << 20
+_REGION_GRAIN = 16
+"""Regions of tile memory start on the widest access, so that an address in one is aligned in the tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of a machine file. `key` is dotted (`amp.units_f16`), `kind` is one of `KINDS`."""
+
+    key: str
+    value: int | float
+    unit: str
+    kind: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """What a machine file may say under one key."""
+
+    range: Range
+    integer: bool
+
+
+def _slots(cls: type[Target] | type[Amp], prefix: str = "") -> dict[str, _Slot]:
+    hints = get_type_hints(cls)
+    slots: dict[str, _Slot] = {}
+    found: tuple[Field[object], ...] = fields(cls)
+    for item in found:
+        if "range" in item.metadata:
+            slots[prefix + item.name] = _Slot(item.metadata["range"], hints[item.name] is int)
+    return slots
+
+
+_SLOTS: dict[str, _Slot] = _slots(Target) | _slots(Amp, "amp.")
+
+
+def list_targets() -> list[str]:
+    """Names of the machines that come with ipucc, oldest first."""
+    return list(_BUILT_IN)
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """The machine of that built-in name, or of that machine file (anything with a folder or the suffix `.toml`).
+
+    Raises `CompileError` with IPU0701 (unknown name), IPU0702 (unreadable file), IPU0703 (missing figure), IPU0704
+    (figure of the wrong type, unit or size) and IPU0705 (unknown field), all problems of a file at once.
+    """
+    return _build(_read(name_or_path))
+
+
+def target_figures(name_or_path: str | Path) -> list[Figure]:
+    """Every figure of a machine in the order of `Target`'s fields, for printing. Raises as `load_target` does."""
+    machine = _read(name_or_path)
+    _build(machine)
+    return [machine.figures[key] for key in _SLOTS]
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """A machine file with its bases merged in; figures in any order, each valid by itself."""
+
+    where: str
+    name: str
+    description: str
+    figures: dict[str, Figure]
+
+
+def _error(id: str, where: str, message: str, *help: str) -> Diagnostic:
+    return Diagnostic(id=id, severity="error", message=message, where=where, help=help)
+
+
+def _closest(word: str, known: list[str], what: str) -> tuple[str, ...]:
+    near = difflib.get_close_matches(word, known, n=1)
+    return (f"did you mean {near[0]!r}?",) if near else (f"{what}: {', '.join(known)}",)
+
+
+def _read(name_or_path: str | Path, folder: Path | None = None, depth: int = 0) -> _Machine:
+    where = str(name_or_path)
+    path = Path(name_or_path)
+    is_path = isinstance(name_or_path, Path) or path.suffix == ".toml" or len(path.parts) > 1
+    if not is_path and where not in _BUILT_IN:
+        suggestion = _closest(where, list_targets(), "known targets")
+        raise CompileError(
+            _error("IPU0701", where, f"unknown target {where!r}", *suggestion, "a machine file ends in .toml")
+        )
+    try:
+        if is_path:
+            located = path if folder is None else folder / path
+            if located.exists() and not located.is_file():
+                raise CompileError(_error("IPU0702", where, "a machine file must be a plain file"))
+            if located.stat().st_size > _MAX_FILE_BYTES:
+                raise CompileError(_error("IPU0702", where, "a machine file is smaller than 1 MiB"))
+            content, here = located.read_bytes(), located.parent
+        else:
+            content, here = resources.files("ipucc.target").joinpath(f"{where}.toml").read_bytes(), None
+        document = tomllib.loads(content.decode())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CompileError(_error("IPU0702", where, f"the machine file cannot be read: {reason}")) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise CompileError(_error("IPU0702", where, f"the machine file is not TOML: {error}")) from error
+
+    problems: list[Diagnostic] = []
+    name = _text(document, "name", path.stem, where, problems)
+    base_name = _text(document, "base", "", where, problems)
+    description = _text(document, "description", "", where, problems)
+    figures: dict[str, Figure] = {}
+    if base_name:
+        if depth == _MAX_BASES:
+            problem = _error("IPU0702", where, f"more than {_MAX_BASES} machine files build on each other")
+            raise CompileError(problem)
+        base = _read(base_name, here, depth + 1)
+        figures.update(base.figures)
+        description = description or base.description
+    for key, given in _flatten(document, where, problems).items():
+        if key not in _SLOTS:
+            message = f"unknown field {key!r}"
+            problems.append(_error("IPU0705", where, message, *_closest(key, list(_SLOTS), "known fields")))
+        elif (figure := _figure(key, given, where, bool(base_name), problems)) is not None:
+            figures[key] = figure
+    if problems:
+        raise CompileError(problems)
+    return _Machine(where, name, description, figures)
+
+
+def _text(
+    document: Mapping[str, object], key: str, default: str, where: str, problems: list[Diagnostic]
+) -> str:
+    value = document.get(key, default)
+    if (
+        not isinstance(value, str)
+        or len(value) > 1000
+        or not value.isprintable()
+        or (key in document and not value)
+    ):
+        problems.append(_error("IPU0704", where, f"{key!r} must be one line of text"))
+        return default
+    return value
+
+
+def _flatten(document: Mapping[str, object], where: str, problems: list[Diagnostic]) -> dict[str, object]:
+    """Dotted keys of all figures: those at the top and those of the table `amp`."""
+    found = {
+        key: value for key, value in document.items() if key not in ("name", "base", "description", "amp")
+    }
+    amp = document.get("amp", {})
+    if isinstance(amp, Mapping):
+        found |= {f"amp.{key}": value for key, value in amp.items()}
+    else:
+        problems.append(_error("IPU0704", where, "'amp' must be a table of figures"))
+    return found
+
+
+def _figure(
+    key: str, given: object, where: str, may_be_bare: bool, problems: list[Diagnostic]
+) -> Figure | None:
+    """The figure under `key`, or None with a diagnostic added."""
+    slot = _SLOTS[key]
+
+    def refuse(message: str, *help: str) -> None:
+        problems.append(_error("IPU0704", where, f"{key!r}: {message}", *help))
+
+    if isinstance(given, Mapping):
+        table: Mapping[str, object] = given
+        if unknown := [name for name in table if name not in ("value", "unit", "kind", "source")]:
+            problems.append(_error("IPU0705", where, f"unknown field {key + '.' + unknown[0]!r}"))
+            return None
+    elif may_be_bare:
+        table = {"value": given, "unit": slot.range.unit, "kind": "assumed", "source": where}
+    else:
+        return refuse("a figure is a table of value, unit, kind and source", f"{key} = {{value = ..., ...}}")
+
+    value, unit = table.get("value"), table.get("unit", slot.range.unit)
+    kind, source = table.get("kind", "assumed"), table.get("source", where)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return refuse(f"the value must be a number, not {value!r}" if "value" in table else "it has no value")
+    if slot.integer and not isinstance(value, int):
+        return refuse(f"the value must be a whole number, not {value}")
+    if not slot.range.low <= value <= slot.range.high:
+        return refuse(f"{value} lies outside {slot.range.low:.10g} .. {slot.range.high:.10g}")
+    if unit != slot.range.unit:
+        return refuse(f"the unit must be {slot.range.unit!r}, not {unit!r}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        return refuse(f"the kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    if not isinstance(source, str) or not source:
+        return refuse("the source must be text")
+    return Figure(key, value if slot.integer else float(value), slot.range.unit, kind, source)
+
+
+def _build(machine: _Machine) -> Target:
+    where, figures = machine.where, machine.figures
+    if missing := [key for key in _SLOTS if key not in figures]:
+        help = "build on a known machine: base = 'gc200'"
+        raise CompileError([_error("IPU0703", where, f"{key!r} is missing", help) for key in missing])
+    values = {key: figure.value for key, figure in figures.items()}
+    amp = {key.removeprefix("amp."): value for key, value in values.items() if key.startswith("amp.")}
+    top = {key: value for key, value in values.items() if not key.startswith("amp.")}
+    # The type of every value was held against the fields' own types when it was read.
+    target = Target(
+        name=machine.name,
+        description=machine.description,
+        amp=Amp(**amp),  # type: ignore[arg-type]
+        **top,  # type: ignore[arg-type]
+    )
+    if problems := [_error("IPU0704", where, message) for message in _contradictions(target)]:
+        raise CompileError(problems)
+    return target
+
+
+def _contradictions(target: Target) -> list[str]:
+    """What is wrong between figures that are each fine by themselves."""
+    found: list[str] = []
+    if target.executable_bytes + target.interleaved_bytes > target.tile_bytes:
+        found.append(
+            f"executable_bytes {target.executable_bytes} and interleaved_bytes {target.interleaved_bytes} "
+            f"together exceed tile_bytes {target.tile_bytes}"
+        )
+    if target.reserved_bytes >= target.executable_bytes:
+        found.append(
+            f"reserved_bytes {target.reserved_bytes} leave nothing of executable_bytes {target.executable_bytes}"
+        )
+    for key in ("tile_bytes", "executable_bytes", "interleaved_bytes", "reserved_bytes"):
+        if getattr(target, key) % _REGION_GRAIN:
+            found.append(f"{key} must be a multiple of {_REGION_GRAIN}")
+    if target.vector_bytes & (target.vector_bytes - 1):
+        found.append("vector_bytes must be a power of two")
+    if target.pair_bytes_per_cycle < target.exchange_bytes_per_cycle:
+        found.append("pair_bytes_per_cycle must not be below exchange_bytes_per_cycle")
+    return found

@@ -1,0 +1,242 @@
+"""The difference between two layouts: which bytes must move so that a second layout of a tensor comes to hold it.
+
+The moves between two layouts are the product of one `Track` per group of a view; nothing is stored per transfer. A
+track lists sequences of equal steps: `count` times from (source cell, byte offset) to (destination cell, byte offset).
+The last track of a product moves contiguous runs of bytes; the others only add to cells and offsets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.tiles.layout import Layout
+from ipucc.tiles.view import Group, View
+
+__all__ = ["Track", "intersect", "pairs"]
+
+Ints = NDArray[np.int64]
+
+# Folding an outer track into the runs multiplies the two lists; past this size the loop nest is the better form.
+_FOLD_LIMIT = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """Sequences of one group: arrays of equal length, cells as offsets into the flattened grids, offsets in bytes.
+
+    `run` is the number of contiguous bytes of every step in the track that carries the data, 0 in the others.
+    """
+
+    src_cell: Ints
+    dst_cell: Ints
+    src_at: Ints
+    dst_at: Ints
+    count: Ints
+    src_step: Ints
+    dst_step: Ints
+    run: Ints
+
+    FIELDS = ("src_cell", "dst_cell", "src_at", "dst_at", "count", "src_step", "dst_step", "run")
+
+    def __len__(self) -> int:
+        return self.count.size
+
+
+def intersect(src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
+    """The moves that fill `dst` (a layout of `view.dst`) from `src` (a layout of `view.src`, cells disjoint).
+
+    Positions of `dst` outside its tensor, and elements without a source, receive nothing. The result is empty when
+    nothing moves. Both layouts must have the same item size.
+    """
+    if src.shape != view.src or dst.shape != view.dst or src.itemsize != dst.itemsize:
+        raise ValueError("layouts do not fit the view")
+    carrier = _carrier(src, dst, view.groups)
+    outer, inner = [], None
+    for g in view.groups:
+        track = _track(src, dst, g, carries=g is carrier)
+        if not len(track):
+            return ()
+        if g is carrier:
+            inner = track
+        else:
+            outer.append(track)
+    if inner is None:
+        one = np.zeros(1, np.int64)
+        size = np.full(1, src.itemsize, np.int64)
+        inner = Track(one, one, one, one, one + 1, one, one, size)
+    outer = [t for t in outer if not _trivial(t)]
+    return _fold(outer, inner)
+
+
+def pairs(track: Track) -> tuple[Ints, Ints, Ints, Ints]:
+    """(source cell, destination cell, elements or bytes, fragments) per distinct pair of cells of a track.
+
+    The third array counts bytes for the track that carries data and indices otherwise; the fourth counts runs.
+    """
+    width = int(track.dst_cell.max(initial=0)) + 1
+    keys, inverse = np.unique(track.src_cell * width + track.dst_cell, return_inverse=True)
+    weight = track.count * np.maximum(track.run, 1)
+    size = np.bincount(inverse, weights=weight, minlength=keys.size).astype(np.int64)
+    runs = np.bincount(inverse, weights=track.count, minlength=keys.size).astype(np.int64)
+    return keys // width, keys % width, size, runs
+
+
+def _carrier(src: Layout, dst: Layout, groups: Sequence[Group]) -> Group | None:
+    """The group in which neighbours of the destination's grain are neighbours in memory."""
+    for g in groups:
+        if dst.shape and dst.grain_dim in g.dst and (not src.shape or src.grain_dim in g.src):
+            return g
+    for g in groups:
+        if dst.shape and dst.grain_dim in g.dst:
+            return g
+    return None
+
+
+def _axis_points(layout: Layout, dim: int) -> tuple[Ints, Ints, Ints]:
+    """(cell, global index, byte offset) of every position of every cell of one dimension that lies in the tensor."""
+    lo, hi = (x.astype(np.int64) for x in layout.cuts[dim])
+    sizes = np.maximum(hi - lo, 0)
+    cell = np.repeat(np.arange(lo.size), sizes)
+    local = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    index = lo[cell] + local
+    keep = (index >= 0) & (index < layout.shape[dim])
+    return cell[keep], index[keep], layout.positions(dim, local[keep])
+
+
+def _grid_strides(layout: Layout) -> list[int]:
+    grid = layout.grid
+    return [prod(grid[d + 1 :]) for d in range(len(grid))]
+
+
+def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
+    """All sequences of one group."""
+    dst_cell = np.zeros(1, np.int64)
+    dst_at = np.zeros(1, np.int64)
+    linear = np.zeros(1, np.int64)
+    strides = _grid_strides(dst)
+    for d in group.dst:
+        cell, index, at = _axis_points(dst, d)
+        dst_cell = (dst_cell[:, None] + cell[None, :] * strides[d]).reshape(-1)
+        dst_at = (dst_at[:, None] + at[None, :]).reshape(-1)
+        linear = (linear[:, None] * dst.shape[d] + index[None, :]).reshape(-1)
+    source = group.index[linear] if linear.size else linear
+    keep = source >= 0
+    dst_cell, dst_at, source = dst_cell[keep], dst_at[keep], source[keep]
+    src_cell = np.zeros(source.size, np.int64)
+    src_at = np.zeros(source.size, np.int64)
+    strides = _grid_strides(src)
+    for d in reversed(group.src):
+        index = source % src.shape[d]
+        source = source // src.shape[d]
+        lo = src.cuts[d][0].astype(np.int64)
+        cell = np.searchsorted(lo, index, side="right") - 1
+        src_cell += cell * strides[d]
+        src_at += src.positions(d, index - lo[cell])
+    order = np.lexsort((dst_at, src_cell, dst_cell))
+    columns = [a[order] for a in (src_cell, dst_cell, src_at, dst_at)]
+    return _sequences(*columns, itemsize=src.itemsize if carries else 0)
+
+
+def _sequences(src_cell: Ints, dst_cell: Ints, src_at: Ints, dst_at: Ints, itemsize: int) -> Track:
+    """Join single elements to runs (where `itemsize` > 0) and runs to sequences of equal steps."""
+    n = src_cell.size
+    run = np.full(n, itemsize, np.int64)
+    if itemsize and n:
+        new = np.ones(n, bool)
+        new[1:] = (
+            (np.diff(src_cell) != 0)
+            | (np.diff(dst_cell) != 0)
+            | (np.diff(src_at) != itemsize)
+            | (np.diff(dst_at) != itemsize)
+        )
+        start = np.flatnonzero(new)
+        run = np.diff(np.append(start, n)) * itemsize
+        src_cell, dst_cell, src_at, dst_at = (a[start] for a in (src_cell, dst_cell, src_at, dst_at))
+        n = start.size
+    same = np.zeros(n, bool)
+    same[1:] = (np.diff(src_cell) == 0) & (np.diff(dst_cell) == 0) & (np.diff(run) == 0)
+    step_s, step_d = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    step_s[1:], step_d[1:] = np.diff(src_at), np.diff(dst_at)
+    steady = np.zeros(n, bool)
+    steady[2:] = (np.diff(step_s)[1:] == 0) & (np.diff(step_d)[1:] == 0) & same[2:] & same[1:-1]
+    first = ~steady
+    # The second element of a sequence fixes its step: it opens none of its own unless the first already did so.
+    breaks = np.flatnonzero(first)
+    starts = []
+    previous = -2
+    for i in breaks.tolist():
+        if previous == i - 1 and same[i]:
+            previous = -2
+            continue
+        starts.append(i)
+        previous = i
+    begin = np.asarray(starts, np.int64)
+    count = np.diff(np.append(begin, n))
+    second = np.minimum(begin + 1, max(n - 1, 0))
+    many = count > 1
+    return Track(
+        src_cell[begin],
+        dst_cell[begin],
+        src_at[begin],
+        dst_at[begin],
+        count,
+        np.where(many, step_s[second], 0) if n else count,
+        np.where(many, step_d[second], 0) if n else count,
+        run[begin],
+    )
+
+
+def _trivial(track: Track) -> bool:
+    """A track that adds nothing: one step from cell 0, offset 0 to cell 0, offset 0."""
+    arrays = (track.src_cell, track.dst_cell, track.src_at, track.dst_at)
+    return len(track) == 1 and int(track.count[0]) == 1 and not any(int(a[0]) for a in arrays)
+
+
+def _fold(outer: list[Track], inner: Track) -> tuple[Track, ...]:
+    """Lengthen the runs by outer tracks whose steps continue them, innermost first."""
+    inner = _collapse(inner)
+    changed = True
+    while changed:
+        changed = False
+        length = int(inner.run[0])
+        if not (inner.run == length).all():
+            break
+        for i, t in enumerate(outer):
+            ok = (t.count == 1) | ((t.src_step == length) & (t.dst_step == length))
+            if ok.all() and (t.count > 1).any() and len(t) * len(inner) <= _FOLD_LIMIT:
+                inner = _collapse(_multiply(t, inner))
+                del outer[i]
+                changed = True
+                break
+    return (*outer, inner)
+
+
+def _collapse(t: Track) -> Track:
+    """Make one run of a sequence whose steps are as long as its runs."""
+    whole = (t.count > 1) & (t.src_step == t.run) & (t.dst_step == t.run)
+    run = np.where(whole, t.run * t.count, t.run)
+    count = np.where(whole, 1, t.count)
+    step_s, step_d = np.where(whole, 0, t.src_step), np.where(whole, 0, t.dst_step)
+    return Track(t.src_cell, t.dst_cell, t.src_at, t.dst_at, count, step_s, step_d, run)
+
+
+def _multiply(a: Track, b: Track) -> Track:
+    """The product of an outer track, all of whose sequences become longer runs, with the carrying one."""
+    n, m = len(a), len(b)
+
+    def both(x: Ints, y: Ints) -> Ints:
+        return (x[:, None] + y[None, :]).reshape(-1)
+
+    return Track(
+        both(a.src_cell, b.src_cell),
+        both(a.dst_cell, b.dst_cell),
+        both(a.src_at, b.src_at),
+        both(a.dst_at, b.dst_at),
+        np.tile(b.count, n),
+        np.tile(b.src_step, n),
+        np.tile(b.dst_step, n),
+        np.repeat(a.count, m) * np.tile(b.run, n),
+    )

@@ -1,0 +1,125 @@
+"""Layouts: which box of a tensor each tile holds, and where inside its buffer every element lies.
+
+A layout cuts every dimension into cells and names a tile (or several, for replicas) for every cell of the grid. All
+tiles use the same local order, made from the largest cell: the grain dimension outermost in whole grains, the other
+dimensions in their own order, the grain itself innermost ([k/16][m][16] for a matmul operand). One tile may hold
+several cells of one tensor, one per slot, each at its own multiple of the slot size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.tiles.cuts import Cut, whole
+
+__all__ = ["GRAIN_BYTES", "Layout"]
+
+# Exchanges move whole 32-bit words; 16 bytes keep 128-bit loads and exchange units aligned.
+GRAIN_BYTES = 16
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where a tensor of `shape` lies. `tiles` has the cells of each dimension as leading axes and replicas last.
+
+    `cuts[d]` may run past the tensor on both sides (halos): those positions exist in the buffer, nothing is stored
+    there. `slots`, of the shape of the grid, gives the slot of every cell; None means that a tile holds one cell.
+    """
+
+    shape: tuple[int, ...]
+    cuts: tuple[Cut, ...]
+    tiles: Ints
+    itemsize: int
+    grain_dim: int
+    slots: Ints | None = None
+
+    @staticmethod
+    def on_one_tile(shape: Sequence[int], itemsize: int, grain_dim: int, tile: int = 0) -> "Layout":
+        """The whole tensor on one tile."""
+        dims = tuple(shape)
+        tiles = np.full((1,) * len(dims) + (1,), tile, np.int32)
+        return Layout(dims, tuple(whole(n) for n in dims), tiles, itemsize, grain_dim)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of cells along every dimension."""
+        return self.tiles.shape[:-1]
+
+    @property
+    def replicas(self) -> int:
+        """How many tiles hold each cell."""
+        return self.tiles.shape[-1]
+
+    @property
+    def grain(self) -> int:
+        """Elements of the grain dimension that stay together (16 bytes)."""
+        return max(1, GRAIN_BYTES // self.itemsize)
+
+    @cached_property
+    def cell(self) -> tuple[int, ...]:
+        """Extent of the largest cell along every dimension, in elements."""
+        return tuple(int((hi - lo).max(initial=0)) for lo, hi in self.cuts)
+
+    @cached_property
+    def storage(self) -> tuple[int, ...]:
+        """Shape of a cell in memory: (grains, the other dimensions in order, elements of a grain)."""
+        if not self.shape:
+            return (1, max(1, 4 // self.itemsize))
+        g = self.grain
+        others = [n for d, n in enumerate(self.cell) if d != self.grain_dim]
+        return (-(-self.cell[self.grain_dim] // g), *others, g)
+
+    @cached_property
+    def slot_bytes(self) -> int:
+        """Bytes of one cell in memory."""
+        return prod(self.storage) * self.itemsize
+
+    @cached_property
+    def slot_count(self) -> int:
+        """Cells that one tile holds."""
+        return 1 if self.slots is None else int(self.slots.max(initial=0)) + 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer on every tile that holds part of the tensor."""
+        return self.slot_bytes * self.slot_count
+
+    def positions(self, dim: int, local: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Byte offset that local index `local` of dimension `dim` adds to an element's address inside its cell."""
+        rest = prod(n for d, n in enumerate(self.cell) if d != self.grain_dim)
+        if dim == self.grain_dim:
+            return (local // self.grain * (rest * self.grain) + local % self.grain) * self.itemsize
+        step = self.grain
+        for d in range(len(self.cell) - 1, dim, -1):
+            if d != self.grain_dim:
+                step *= self.cell[d]
+        return local * (step * self.itemsize)
+
+    @cached_property
+    def used_tiles(self) -> Ints:
+        """Ascending ids of the tiles that hold part of the tensor."""
+        return np.unique(self.tiles)
+
+    def same_as(self, other: "Layout") -> bool:
+        """Whether every element has the same tile and the same address in both layouts."""
+        if self is other:
+            return True
+        slots = self.slots if self.slots is not None else np.zeros(self.grid, np.int32)
+        other_slots = other.slots if other.slots is not None else np.zeros(other.grid, np.int32)
+        return (
+            self.shape == other.shape
+            and self.itemsize == other.itemsize
+            and self.grain_dim == other.grain_dim
+            and all(
+                np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
+                for a, b in zip(self.cuts, other.cuts, strict=True)
+            )
+            and np.array_equal(self.tiles, other.tiles)
+            and np.array_equal(slots, other_slots)
+        )

@@ -1,8 +1,8 @@
 """Machine files: TOML in, `Target` out, and for every figure its unit, its kind and its source.
 
-A figure is a table `{value = 1472, unit = "tiles", kind = "vendor", source = "..."}`. In a file that builds on another
-one (`base = "gc200"`) only the figures that differ are given, and a bare number is short for a figure of kind
-`assumed`. A wrong file is reported whole: every bad figure in one `CompileError`.
+A figure is a table `{value = 1472, unit = "tiles", kind = "vendor", source = "..."}`. In a file that builds on
+another one (`base = "gc200"`) only the figures that differ are given, and a bare number is short for a figure of
+kind `assumed`. A wrong file is reported whole: every bad figure in one `CompileError`.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_type_hints
 
 from ipucc.diagnostics import CompileError, Diagnostic
 from ipucc.target.target import Amp, Range, Target
@@ -20,6 +20,8 @@ KINDS = ("measured", "vendor", "source-code", "inferred", "fitted", "assumed")
 """How a figure is known, from the surest to the least sure; `fitted` is tuned on published measurements."""
 
 _BUILT_IN = ("gc2", "gc200", "bow", "c600")
+_FIGURE_KEYS = ("value", "unit", "kind", "source")
+_TEXTS = ("name", "base", "description")
 _MAX_BASES = 8
 _MAX_FILE_BYTES = 1 << 20
 _REGION_GRAIN = 16
@@ -64,16 +66,16 @@ def list_targets() -> list[str]:
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """The machine of that built-in name, or of that machine file (anything with a folder or the suffix `.toml`).
+    """The machine of that built-in name, or of that machine file (anything with a folder or the suffix .toml).
 
-    Raises `CompileError` with IPU0701 (unknown name), IPU0702 (unreadable file), IPU0703 (missing figure), IPU0704
-    (figure of the wrong type, unit or size) and IPU0705 (unknown field), all problems of a file at once.
+    Raises `CompileError` with IPU0701 (unknown name), IPU0702 (unreadable file), IPU0703 (missing figure),
+    IPU0704 (figure of the wrong type, unit or size) and IPU0705 (unknown field), all problems of a file at once.
     """
     return _build(_read(name_or_path))
 
 
 def target_figures(name_or_path: str | Path) -> list[Figure]:
-    """Every figure of a machine in the order of `Target`'s fields, for printing. Raises as `load_target` does."""
+    """Every figure of a machine in the order of `Target`'s fields, for printing. Raises like `load_target`."""
     machine = _read(name_or_path)
     _build(machine)
     return [machine.figures[key] for key in _SLOTS]
@@ -140,8 +142,12 @@ def _read(name_or_path: str | Path, folder: Path | None = None, depth: int = 0) 
         if key not in _SLOTS:
             message = f"unknown field {key!r}"
             problems.append(_error("IPU0705", where, message, *_closest(key, list(_SLOTS), "known fields")))
-        elif (figure := _figure(key, given, where, bool(base_name), problems)) is not None:
-            figures[key] = figure
+        else:
+            figure = _figure(key, given, where, bool(base_name))
+            if isinstance(figure, Figure):
+                figures[key] = figure
+            else:
+                problems.append(figure)
     if problems:
         raise CompileError(problems)
     return _Machine(where, name, description, figures)
@@ -151,12 +157,7 @@ def _text(
     document: Mapping[str, object], key: str, default: str, where: str, problems: list[Diagnostic]
 ) -> str:
     value = document.get(key, default)
-    if (
-        not isinstance(value, str)
-        or len(value) > 1000
-        or not value.isprintable()
-        or (key in document and not value)
-    ):
+    if not isinstance(value, str) or not value.isprintable() or (key in document and not value):
         problems.append(_error("IPU0704", where, f"{key!r} must be one line of text"))
         return default
     return value
@@ -164,9 +165,7 @@ def _text(
 
 def _flatten(document: Mapping[str, object], where: str, problems: list[Diagnostic]) -> dict[str, object]:
     """Dotted keys of all figures: those at the top and those of the table `amp`."""
-    found = {
-        key: value for key, value in document.items() if key not in ("name", "base", "description", "amp")
-    }
+    found = {key: value for key, value in document.items() if key not in _TEXTS and key != "amp"}
     amp = document.get("amp", {})
     if isinstance(amp, Mapping):
         found |= {f"amp.{key}": value for key, value in amp.items()}
@@ -175,24 +174,22 @@ def _flatten(document: Mapping[str, object], where: str, problems: list[Diagnost
     return found
 
 
-def _figure(
-    key: str, given: object, where: str, may_be_bare: bool, problems: list[Diagnostic]
-) -> Figure | None:
-    """The figure under `key`, or None with a diagnostic added."""
+def _figure(key: str, given: object, where: str, may_be_bare: bool) -> Figure | Diagnostic:
+    """The figure under `key`, or what is wrong with it."""
     slot = _SLOTS[key]
 
-    def refuse(message: str, *help: str) -> None:
-        problems.append(_error("IPU0704", where, f"{key!r}: {message}", *help))
+    def refuse(message: str, *help: str) -> Diagnostic:
+        return _error("IPU0704", where, f"{key!r}: {message}", *help)
 
     if isinstance(given, Mapping):
         table: Mapping[str, object] = given
-        if unknown := [name for name in table if name not in ("value", "unit", "kind", "source")]:
-            problems.append(_error("IPU0705", where, f"unknown field {key + '.' + unknown[0]!r}"))
-            return None
+        if unknown := [name for name in table if name not in _FIGURE_KEYS]:
+            suggestion = _closest(unknown[0], list(_FIGURE_KEYS), "known fields")
+            return _error("IPU0705", where, f"{key!r}: unknown field {unknown[0]!r}", *suggestion)
     elif may_be_bare:
-        table = {"value": given, "unit": slot.range.unit, "kind": "assumed", "source": where}
+        table = {"value": given}
     else:
-        return refuse("a figure is a table of value, unit, kind and source", f"{key} = {{value = ..., ...}}")
+        return refuse("a figure is a table", f'{key} = {{value = ..., unit = "{slot.range.unit}", ...}}')
 
     value, unit = table.get("value"), table.get("unit", slot.range.unit)
     kind, source = table.get("kind", "assumed"), table.get("source", where)
@@ -200,10 +197,12 @@ def _figure(
         return refuse(f"the value must be a number, not {value!r}" if "value" in table else "it has no value")
     if slot.integer and not isinstance(value, int):
         return refuse(f"the value must be a whole number, not {value}")
-    if not slot.range.low <= value <= slot.range.high:
-        return refuse(f"{value} lies outside {slot.range.low:.10g} .. {slot.range.high:.10g}")
     if unit != slot.range.unit:
         return refuse(f"the unit must be {slot.range.unit!r}, not {unit!r}")
+    if not slot.range.low <= value <= slot.range.high:
+        return refuse(
+            f"{value} lies outside {slot.range.low:.10g} .. {slot.range.high:.10g} {slot.range.unit}"
+        )
     if not isinstance(kind, str) or kind not in KINDS:
         return refuse(f"the kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if not isinstance(source, str) or not source:
@@ -241,7 +240,7 @@ def _contradictions(target: Target) -> list[str]:
         )
     if target.reserved_bytes >= target.executable_bytes:
         found.append(
-            f"reserved_bytes {target.reserved_bytes} leave nothing of executable_bytes {target.executable_bytes}"
+            f"reserved_bytes {target.reserved_bytes} use up executable_bytes {target.executable_bytes}"
         )
     for key in ("tile_bytes", "executable_bytes", "interleaved_bytes", "reserved_bytes"):
         if getattr(target, key) % _REGION_GRAIN:

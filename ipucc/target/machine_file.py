@@ -1,19 +1,19 @@
 """Machine files: TOML in, `Target` out, and for every figure its unit, its kind and its source.
 
-A figure is a table `{value = 1472, unit = "tiles", kind = "vendor", source = "..."}`. In a file that builds on
-another one (`base = "gc200"`) only the figures that differ are given, and a bare number is short for a figure of
-kind `assumed`. A wrong file is reported whole: every bad figure in one `CompileError`.
+A figure is a table `{value = 1472, unit = "tiles", kind = "vendor", source = "..."}`. In a file that builds
+on another one (`base = "gc200"`) only the figures that differ are given, and a bare number is short for a
+figure of kind `assumed`. A wrong file is reported whole: every bad figure in one `CompileError`.
 """
 
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import get_type_hints
 
-from ipucc.diagnostics import CompileError, Diagnostic
+from ipucc.diagnostics import CompileError, Diagnostic, JsonValue
 from ipucc.target.target import Amp, Range, Target
 
 KINDS = ("measured", "vendor", "source-code", "inferred", "fitted", "assumed")
@@ -21,7 +21,7 @@ KINDS = ("measured", "vendor", "source-code", "inferred", "fitted", "assumed")
 
 _BUILT_IN = ("gc2", "gc200", "bow", "c600")
 _FIGURE_KEYS = ("value", "unit", "kind", "source")
-_TEXTS = ("name", "base", "description")
+_TEXTS = ("name", "description")
 _MAX_BASES = 8
 _MAX_FILE_BYTES = 1 << 20
 _REGION_GRAIN = 16
@@ -66,19 +66,34 @@ def list_targets() -> list[str]:
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """The machine of that built-in name, or of that machine file (anything with a folder or the suffix .toml).
+    """The machine of a built-in name, or of a machine file (a path with a folder or the suffix .toml).
 
     Raises `CompileError` with IPU0701 (unknown name), IPU0702 (unreadable file), IPU0703 (missing figure),
-    IPU0704 (figure of the wrong type, unit or size) and IPU0705 (unknown field), all problems of a file at once.
+    IPU0704 (figure of the wrong type, unit or size) and IPU0705 (unknown field), all problems of a file at
+    once.
     """
     return _build(_read(name_or_path))
 
 
 def target_figures(name_or_path: str | Path) -> list[Figure]:
-    """Every figure of a machine in the order of `Target`'s fields, for printing. Raises like `load_target`."""
+    """Every figure of a machine in the order of `Target`, for printing. Raises like `load_target`."""
     machine = _read(name_or_path)
     _build(machine)
     return [machine.figures[key] for key in _SLOTS]
+
+
+def dump_target(target: Target) -> dict[str, JsonValue]:
+    """The figures of a machine as plain JSON values, without their sources: what a program file keeps."""
+    return asdict(target)
+
+
+def parse_target(document: Mapping[str, object], where: str) -> Target:
+    """The machine that `dump_target` wrote, checked as strictly as a machine file; `where` names the file.
+
+    Raises `CompileError` with IPU0703, IPU0704 or IPU0705.
+    """
+    bare = _Machine(where, "", "", {})
+    return _build(_merge(document, "", where, bare))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,28 +141,34 @@ def _read(name_or_path: str | Path, folder: Path | None = None, depth: int = 0) 
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise CompileError(_error("IPU0702", where, f"the machine file is not TOML: {error}")) from error
 
+    base_name = document.pop("base", None)
+    if base_name is None:
+        return _merge(document, path.stem, where, None)
+    if not isinstance(base_name, str) or not base_name:
+        raise CompileError(_error("IPU0704", where, "'base' must be the name of a target or a machine file"))
+    if depth == _MAX_BASES:
+        raise CompileError(
+            _error("IPU0702", where, f"more than {_MAX_BASES} machine files build on each other")
+        )
+    return _merge(document, path.stem, where, _read(base_name, here, depth + 1))
+
+
+def _merge(document: Mapping[str, object], name: str, where: str, base: _Machine | None) -> _Machine:
+    """The machine that a document describes; without a base every figure must be a table."""
     problems: list[Diagnostic] = []
-    name = _text(document, "name", path.stem, where, problems)
-    base_name = _text(document, "base", "", where, problems)
-    description = _text(document, "description", "", where, problems)
-    figures: dict[str, Figure] = {}
-    if base_name:
-        if depth == _MAX_BASES:
-            problem = _error("IPU0702", where, f"more than {_MAX_BASES} machine files build on each other")
-            raise CompileError(problem)
-        base = _read(base_name, here, depth + 1)
-        figures.update(base.figures)
-        description = description or base.description
+    name = _text(document, "name", name, where, problems)
+    description = _text(document, "description", base.description if base else "", where, problems)
+    figures = dict(base.figures) if base else {}
     for key, given in _flatten(document, where, problems).items():
         if key not in _SLOTS:
             message = f"unknown field {key!r}"
             problems.append(_error("IPU0705", where, message, *_closest(key, list(_SLOTS), "known fields")))
+            continue
+        figure = _figure(key, given, where, may_be_bare=base is not None)
+        if isinstance(figure, Figure):
+            figures[key] = figure
         else:
-            figure = _figure(key, given, where, bool(base_name))
-            if isinstance(figure, Figure):
-                figures[key] = figure
-            else:
-                problems.append(figure)
+            problems.append(figure)
     if problems:
         raise CompileError(problems)
     return _Machine(where, name, description, figures)
@@ -175,7 +196,7 @@ def _flatten(document: Mapping[str, object], where: str, problems: list[Diagnost
 
 
 def _figure(key: str, given: object, where: str, may_be_bare: bool) -> Figure | Diagnostic:
-    """The figure under `key`, or what is wrong with it."""
+    """The figure under `key`, or what is wrong with it. A bare number is an assumed figure, if allowed."""
     slot = _SLOTS[key]
 
     def refuse(message: str, *help: str) -> Diagnostic:

@@ -1,7 +1,7 @@
-"""The machine that a program is planned for, placed on and timed on: plain figures and what follows from them.
+"""The machine that a program is planned for, placed on and timed on: plain figures and what follows.
 
-A `Target` holds no opinion about algorithms. Cycle formulas live beside the codelets and read the figures they
-need here; the machine file says where each figure comes from (see `ipucc.target.machine_file`).
+A `Target` holds no opinion about algorithms. Cycle formulas live beside the codelets and read the figures
+they need here; the machine file says where each figure comes from (see `ipucc.target.machine_file`).
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def _figure(unit: str, low: float, high: float) -> dict[str, Range]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amp:
-    """The matrix unit of a tile (AMP): convolution units fed by the workers, with weights that all workers share.
+    """The matrix unit of a tile (AMP): units fed by the workers, with weights that all workers share.
 
     A mode is a pair (type of the operands, type of the partials); `units_*` is 0 where a mode does not exist.
     `chain` is the depth of the pipeline through which a position passes.
@@ -49,7 +49,7 @@ class Amp:
     weight_load_bytes_f32: int = field(metadata=_figure("bytes/cycle", 1, 4096))
 
     def units(self, dtype: AmpType, partials: AmpType) -> int:
-        """Units working in this mode, that is output channels computed at once; 0 if there is no such mode."""
+        """Units working in this mode (output channels computed at once); 0 if there is no such mode."""
         by_mode = {
             ("fp8", "fp16"): self.units_f8,
             ("fp16", "fp16"): self.units_f16,
@@ -79,23 +79,23 @@ class Amp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One IPU. Cycles are cycles of the tile clock; rates are those of one tile, the host's of the whole chip.
+    """One IPU. Cycles are those of the tile clock; rates are per tile, the host's per chip.
 
     Memory of a tile, from the lowest offset: `executable_bytes` that may hold instructions (data too), then
     memory for data alone, of which the last `interleaved_bytes` can be read twice as wide as the rest.
     `reserved_bytes` are taken from the start of executable memory, before anything is placed.
 
     `phase_cycles` is the overhead of one exchange phase together with the compute set behind it:
-    synchronisation, latency of the first word, launch. `launch_cycles` is the supervisor's part of starting one
-    kernel, as the kernel formulas count it; a phase already contains it once. `exchange_factor` multiplies the
-    cycles that bytes spend at a port. A fragment is one contiguous run of words in one transfer: it costs
-    `fragment_cycles` of control beside its payload, and `fragment_code_bytes` of exchange code for every
-    `max_send_words` words or part of them. `vertex_state_bytes` are held per vertex on its tile,
-    `step_code_bytes` of control code per superstep on every tile.
+    synchronisation, latency of the first word, launch. `launch_cycles` is the supervisor's part of starting
+    one kernel, as the kernel formulas count it; a phase already contains it once. `exchange_factor`
+    multiplies the cycles that bytes spend at a port. A fragment is one contiguous run of words in one
+    transfer: it costs `fragment_cycles` of control beside its payload, and `fragment_code_bytes` of exchange
+    code for every `max_send_words` words or part of them. `vertex_state_bytes` are held per vertex on its
+    tile, `step_code_bytes` of control code per superstep on every tile.
     """
 
     name: str
-    description: str = ""
+    description: str = field(default="", compare=False)
     tiles: int = field(metadata=_figure("tiles", 1, 1 << 16))
     workers: int = field(metadata=_figure("workers", 1, 64))
     clock_hz: float = field(metadata=_figure("Hz", 1e6, 1e11))
@@ -163,7 +163,7 @@ class Target:
         return units * self.amp_input_channels(dtype) / self.amp.position_cycles(dtype)
 
     def amp_weight_cycles(self, dtype: AmpType, partials: AmpType) -> int:
-        """Cycles to load the weights of one pass: units x input channels, at `weight_load_bytes` per cycle."""
+        """Cycles to load the weights of one pass, units x input channels, at `weight_load_bytes` a cycle."""
         weights = self.amp.units(dtype, partials) * self.amp_input_channels(dtype) * _ITEM_BYTES[dtype]
         return -(-weights // self.amp.weight_load_bytes(dtype))
 

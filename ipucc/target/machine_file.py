@@ -138,7 +138,7 @@ def _read(name_or_path: str | Path, folder: Path | None = None, depth: int = 0) 
     except OSError as error:
         reason = error.strerror or str(error)
         raise CompileError(_error("IPU0702", where, f"the machine file cannot be read: {reason}")) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # text, TOML, a number of too many digits
         raise CompileError(_error("IPU0702", where, f"the machine file is not TOML: {error}")) from error
 
     base_name = document.pop("base", None)

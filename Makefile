@@ -1,0 +1,55 @@
+# What a developer types. Each target first makes the environment in .venv, with what that target needs.
+# Needs Python 3.11 or newer and make: `make test PYTHON=python3.12 VENV=/tmp/venv`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: help demo test test-slow lint fmt clean
+
+help:
+	@echo "make demo       compile and run the digits network on a simulated IPU, dense and block-sparse"
+	@echo "make test       the tests that take a few seconds each"
+	@echo "make test-slow  the tests that take longer"
+	@echo "make lint       ruff and mypy"
+	@echo "make fmt        format the code"
+	@echo "make clean      remove what builds and checks leave behind; the environment stays"
+
+demo: $(VENV)/.installed-run
+	$(BIN)/python samples/digits/demo.py
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n 2 -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fmt: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ipucc needs Python 3.11 or newer: PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# An environment that already has everything is taken as it is, without a network. setuptools is installed beside
+# the project, so that this holds for the build of the project itself, and for the test that builds a wheel.
+$(VENV)/.installed-run: pyproject.toml | $(BIN)/python
+	@$(PIP) --no-index --no-build-isolation -e . 2>/dev/null \
+	|| { $(PIP) "setuptools>=77" && $(PIP) --no-build-isolation -e .; }
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	@$(PIP) --no-index --no-build-isolation -e ".[test]" 2>/dev/null \
+	|| { $(PIP) "setuptools>=77" && $(PIP) --no-build-isolation -e ".[test]"; }
+	@touch $@ $(VENV)/.installed-run

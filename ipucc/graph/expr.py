@@ -2,8 +2,8 @@
 
 A name is an operand, a number (or `true`, `false`) is a constant, a call is an ONNX op of the default
 domain at the working opset, and its keyword arguments are that op's attributes. Element types follow ONNX: a
-constant takes the type of the operands beside it (`Where`: of the other branch), and where there is none it is
-float32, int64 or bool, after its spelling; `Cast(1.0, to="float16")` says otherwise.
+constant takes the type of the operands beside it (`Where`: of the other branch), and where there is none it
+is float32, int64 or bool, after its spelling; `Cast(1.0, to="float16")` says otherwise.
 
     expr := name | number | "true" | "false" | op "(" [arg ("," arg)*] ")"
     arg  := expr | name "=" (number | string | "[" number ("," number)* "]")
@@ -75,7 +75,14 @@ COMMUTATIVE: Final = frozenset(
 )
 """Ops whose arguments may be exchanged without changing a bit of the result."""
 
-BOOLEAN: Final = frozenset("Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Not IsNaN IsInf".split())
+BOOLEAN: Final = frozenset(
+    (
+        *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"),
+        *("And", "Or", "Xor", "Not"),
+        "IsNaN",
+        "IsInf",
+    )
+)
 """Ops whose result is bool, whatever their operands are."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ipucc.diagnostics import CompileError, error
 
@@ -163,6 +164,11 @@ def same_type(a: ir.Value, b: ir.Value) -> bool:
     return a.dtype == b.dtype and a.shape is not None and b.shape is not None and a.shape == b.shape
 
 
+def prune(model: ir.Model) -> bool:
+    """Removes nodes and initializers that nothing uses; whether there were any."""
+    return bool(RemoveUnusedNodesPass()(model).modified)
+
+
 class Editor:
     """Changes one model. Names are collected once, so make one editor per pass, not per rewrite."""
 
@@ -255,8 +261,10 @@ class Editor:
         types: dict[str, onnx.TypeProto] = {}
         data: dict[str, onnx.TensorProto] = {}
         for value in node.inputs:
-            if value is None or value.name is None or value.type is None:
+            if value is None:
                 continue
+            if value.name is None or value.type is None:
+                raise error("IPU0115", f"value {value.name!r} has no type", node=describe(node), op=node.op_type)
             types[value.name] = _type_proto(value)
             array = constant_array(value, limit=_INFERENCE_DATA_LIMIT)
             if array is not None:
@@ -281,20 +289,22 @@ class Editor:
         Returns False, and changes nothing, where a graph output cannot be replaced because `new` is an
         input, a constant, a value of another graph or an output already.
         """
+        producer, old_producer = new.producer(), old.producer()
+        here = producer is not None and old_producer is not None and producer.graph is old_producer.graph
         if old.is_graph_output():
-            producer, old_producer = new.producer(), old.producer()
-            if producer is None or old_producer is None or producer.graph is not old_producer.graph:
-                return False
-            if new.is_graph_output():
+            if not here or new.is_graph_output():
                 return False
             old.replace_all_uses_with(new, replace_graph_outputs=True)
-            name = old.name
-            old.name = self.fresh(f"{name}_old")
-            new.name = name
             copy_type(old, new)
+            self._move_name(old, new)
             return True
         old.replace_all_uses_with(new)
         return True
+
+    def _move_name(self, old: ir.Value, new: ir.Value) -> None:
+        name = old.name
+        old.name = self.fresh(f"{name}_old")
+        new.name = name
 
     def remove_dead(self, start: Iterable[ir.Node]) -> int:
         """Removes the given nodes, and then their producers, as far as nothing uses their results."""

@@ -61,6 +61,7 @@ class PassContext:
     pays: "Pays | None" = None
     remarks: list[Diagnostic] = field(default_factory=list)
     pass_name: str = ""
+    _seen: set[Diagnostic] = field(default_factory=set, repr=False)
 
     def passed(self, node: "ir.Node", message: str, *, id: str = "IPU0320", **data: JsonValue) -> None:
         """Records that the graph was changed at the node."""
@@ -91,7 +92,8 @@ class PassContext:
         remark = Diagnostic(
             id, "remark", message, describe(node), node.op_type, where, help=tuple(help), data=dict(data)
         )
-        if remark not in self.remarks:
+        if remark not in self._seen:
+            self._seen.add(remark)
             self.remarks.append(remark)
 
 

@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 .PHONY: help demo test test-slow lint fmt clean
 
@@ -39,8 +39,8 @@ clean:
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ipucc needs Python 3.11 or newer: PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ipucc needs Python 3.11 or newer: PYTHON=...")'
+	@	$(PYTHON) -m venv $(VENV)
 
 # An environment that already has everything is taken as it is, without a network. setuptools is installed beside
 # the project, so that this holds for the build of the project itself, and for the test that builds a wheel.

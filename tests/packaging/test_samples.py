@@ -1,0 +1,131 @@
+"""The samples that are committed, and the scripts that write the others."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"sample_{name}", SAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(model: onnx.ModelProto | Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    with np.load(SAMPLES / "digits" / "test_images.npz") as data:
+        return onnx.load(SAMPLES / "digits" / "digits.onnx"), data["images"], data["labels"]
+
+
+def accuracy(model: onnx.ModelProto, images: np.ndarray, labels: np.ndarray) -> float:
+    batches = [run(model, {"image": images[at : at + 64]})[0] for at in range(0, len(images), 64)]
+    return float((np.concatenate(batches).argmax(axis=1) == labels).mean())
+
+
+def test_the_digits_network_reads_digits_it_has_not_seen(digits):
+    model, images, labels = digits
+    assert images.shape == (448, 1, 8, 8)
+    assert set(labels) == set(range(10))
+    assert accuracy(model, images, labels) >= 0.97
+
+
+def test_the_digits_network_can_spare_three_of_four_blocks(digits):
+    """The blocks of smallest L1 norm of both linear layers, as the sparsify pass picks them."""
+    model, images, labels = digits
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    for weight in cut.graph.initializer:
+        if weight.name in ("linear1.weight", "linear2.weight"):
+            w = onnx.numpy_helper.to_array(weight).copy()
+            rows = -(-w.shape[0] // 16) * 16
+            blocks = np.pad(w, ((0, rows - w.shape[0]), (0, 0))).reshape(rows // 16, 16, -1, 16)
+            norms = np.abs(blocks).sum(axis=(1, 3))
+            weak = np.argsort(norms, axis=None, kind="stable")[: norms.size * 3 // 4]
+            blocks.transpose(0, 2, 1, 3)[np.unravel_index(weak, norms.shape)] = 0
+            sparse = blocks.reshape(rows, -1)[: len(w)]
+            assert np.count_nonzero(sparse) <= 0.3 * w.size
+            weight.CopyFrom(onnx.numpy_helper.from_array(sparse, weight.name))
+    assert accuracy(cut, images, labels) >= accuracy(model, images, labels) - 0.02
+
+
+def test_the_linear_layer_multiplies():
+    model = script("linear").linear(m=48, k=32, n=5, seed=3)
+    onnx.checker.check_model(model, full_check=True)
+    x = np.random.default_rng(0).standard_normal((5, 32), np.float32)
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    np.testing.assert_allclose(run(model, {"x": x})[0], x @ weight, rtol=1e-4, atol=1e-5)
+    assert weight.std() == pytest.approx(1 / np.sqrt(32), rel=0.1)
+
+
+def test_bert_ignores_masked_tokens_and_keeps_its_scale():
+    model = script("make_models").bert("small", 2, 64, 4, batch=2, seq=12, pooler=True, seed=1)
+    onnx.checker.check_model(model, full_check=True)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 30522, (2, 12))
+    inputs = {"input_ids": ids, "token_type_ids": np.zeros_like(ids), "attention_mask": np.ones_like(ids)}
+    inputs["attention_mask"][:, 9:] = 0
+    hidden, pooled = run(model, inputs)
+    assert hidden.shape == (2, 12, 64)
+    assert pooled.shape == (2, 64)
+    assert 0.5 < hidden.std() < 2
+    inputs["input_ids"] = ids.copy()
+    inputs["input_ids"][:, 9:] = 7
+    np.testing.assert_allclose(run(model, inputs)[0][:, :9], hidden[:, :9], atol=1e-5)
+
+
+def test_weights_may_lie_beside_the_model(tmp_path):
+    make_models = script("make_models")
+    model = make_models.bert("small", 1, 32, 2, batch=1, seq=4, pooler=False, seed=1)
+    inputs = {name: np.ones((1, 4), np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
+    expected = run(model, inputs)[0]
+    for _ in range(2):  # a second run replaces the first one's files
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        make_models.save(copy, tmp_path / "m.onnx", external=True)
+    assert (tmp_path / "m.onnx").stat().st_size < 50_000
+    np.testing.assert_array_equal(run(tmp_path / "m.onnx", inputs)[0], expected)
+
+
+def test_resnet50_has_its_published_size_and_stays_in_half_precision():
+    model = script("make_models").resnet50(batch=1, seed=0)
+    parameters = sum(
+        int(np.prod(weight.dims))
+        for weight in model.graph.initializer
+        if not weight.name.endswith((".mean", ".variance"))
+    )
+    assert parameters == 25_557_032
+    nodes = [node for node in model.graph.node if node.op_type == "Add"]
+    model.graph.output.extend(onnx.ValueInfoProto(name=node.output[0]) for node in nodes)
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
+    for value in run(model, {"image": image}):
+        assert np.isfinite(value).all()
+        assert 0.1 < np.abs(value).max() < 1000
+
+
+def test_the_training_script_learns(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    train = script("digits/train")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--epochs", "1", "--folder", str(tmp_path)])
+    train.main()
+    with np.load(tmp_path / "test_images.npz") as data:
+        model = onnx.load(tmp_path / "digits.onnx")
+        reached = accuracy(model, data["images"], data["labels"])
+    assert reached > 0.6
+    assert f"{reached:.4f}" in capsys.readouterr().out  # numpy and onnxruntime agree

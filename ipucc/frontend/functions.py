@@ -1,0 +1,154 @@
+"""Inlining: the model's own functions, and ONNX ops that are defined by others and have no native form here."""
+
+from collections.abc import Collection
+from typing import Protocol, cast
+
+import onnx
+import onnx_ir as ir
+from onnx.defs import OpSchema, SchemaError
+from onnx_ir.passes.common import InlinePass
+
+from ipucc.diagnostics import error
+from ipucc.frontend.native import NEVER_INLINED
+from ipucc.frontend.origin import name_nodes
+
+_INLINED_DOMAIN = "ipucc.inlined"
+
+
+class _FunctionSchema(Protocol):
+    """The part of onnx.defs.OpSchema that its type stubs leave out."""
+
+    function_opset_versions: list[int]
+    context_dependent_function_opset_versions: list[int]
+
+    def get_function_with_opset_version(self, version: int, /) -> bytes: ...
+
+    def get_context_dependent_function_with_opset_version(
+        self, version: int, node: bytes, types: list[bytes], /
+    ) -> bytes: ...
+
+
+def inline_local_functions(model: ir.Model, where: str | None = None) -> None:
+    """Replace every call of a model-local function by its body; the nodes keep the call's origin.
+
+    Raises IPU0116 for recursion, wrong calls, and functions of another opset whose ops changed in between.
+    """
+    if not model.functions:
+        return
+    for function in model.functions.values():
+        _align_opsets(model, function, where)
+    _inline(model, where)
+    model.functions.clear()
+    name_nodes(model)
+
+
+def inline_schema_functions(model: ir.Model, native: Collection[str], where: str | None = None) -> int:
+    """Replace ops outside `native` by the function that ONNX defines them as, repeatedly; the number replaced.
+
+    Types and shapes must have been inferred. A node whose function cannot be built (ONNX builds some of them from
+    operands that may be absent) stays as it is.
+    """
+    opset = model.graph.opset_imports[""]
+    failed: set[ir.Node] = set()
+    count = 0
+    while True:
+        found = 0
+        for node in model.graph.all_nodes():
+            if node.domain or node.op_type in native or node.op_type in NEVER_INLINED or node in failed:
+                continue
+            function = _schema_function(node, opset)
+            if function is None:
+                failed.add(node)
+                continue
+            node.domain, node.overload = _INLINED_DOMAIN, str(count + found)
+            body = ir.serde.deserialize_function(function)
+            body.domain, body.name, body.overload = _INLINED_DOMAIN, node.op_type, node.overload
+            body.opset_imports.clear()
+            body.opset_imports[""] = opset
+            model.functions[body.identifier()] = body
+            found += 1
+        if not found:
+            break
+        model.graph.opset_imports[_INLINED_DOMAIN] = 1
+        _inline(model, where)
+        model.functions.clear()
+        del model.graph.opset_imports[_INLINED_DOMAIN]
+        name_nodes(model)
+        count += found
+    return count
+
+
+def _inline(model: ir.Model, where: str | None) -> None:
+    try:
+        InlinePass()(model)
+    except Exception as cause:  # PreconditionError, ValueError, or PassError around either
+        while cause.__cause__ is not None and isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        raise error("IPU0116", f"a function of the model cannot be inlined: {cause}", where=where) from cause
+
+
+def _align_opsets(model: ir.Model, function: ir.Function, where: str | None) -> None:
+    """Let a function import the default domain at the model's version, if its ops mean the same there."""
+    theirs, ours = function.opset_imports.get(""), model.graph.opset_imports[""]
+    if theirs is not None and theirs != ours:
+        for node in function.all_nodes():
+            if node.domain == "" and _since(node.op_type, theirs) != _since(node.op_type, ours):
+                raise error(
+                    "IPU0116",
+                    f'function "{function.domain}.{function.name}" uses {node.op_type} of opset {theirs}, '
+                    f"which is another op in opset {ours} of the model",
+                    where=where,
+                    help=["export the model with one opset throughout"],
+                )
+        function.opset_imports[""] = ours
+    for domain, version in function.opset_imports.items():
+        model.graph.opset_imports.setdefault(domain, version)
+
+
+def _since(op_type: str, opset: int) -> int | None:
+    try:
+        return int(onnx.defs.get_schema(op_type, opset).since_version)
+    except SchemaError:
+        return None
+
+
+def _schema_function(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except SchemaError:
+        return None
+    bodies = cast(_FunctionSchema, schema)
+    function = onnx.FunctionProto()
+    version = max((v for v in bodies.function_opset_versions if v <= opset), default=None)
+    if version is not None:
+        _fill_defaults(node, schema)
+        function.ParseFromString(bodies.get_function_with_opset_version(version))
+        return function
+    version = max((v for v in bodies.context_dependent_function_opset_versions if v <= opset), default=None)
+    if version is None:
+        return None
+    _fill_defaults(node, schema)
+    types = [_type_proto(value).SerializeToString() for value in node.inputs]
+    call = ir.to_proto(node).SerializeToString()
+    try:
+        body = bodies.get_context_dependent_function_with_opset_version(version, call, types)
+    except Exception:  # the C++ builder asserts on absent operands; the op is then reported as unsupported
+        return None
+    function.ParseFromString(body)
+    return function if function.node else None
+
+
+def _fill_defaults(node: ir.Node, schema: OpSchema) -> None:
+    """Write the default values of attributes down: bodies refer to them by name."""
+    for name, attribute in schema.attributes.items():
+        if name not in node.attributes and attribute.default_value.name:
+            node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
+
+
+def _type_proto(value: ir.Value | None) -> onnx.TypeProto:
+    if value is None or value.dtype is None:
+        return onnx.TypeProto()
+    shape = (
+        [dim if isinstance(dim, int) else None for dim in value.shape] if value.shape is not None else None
+    )
+    return onnx.helper.make_tensor_type_proto(value.dtype, shape)

@@ -1,0 +1,72 @@
+"""`load_model`: from any ONNX model to the static, folded graph that the passes start from."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    LiftSubgraphInitializersToMainGraphPass,
+    RemoveInitializersFromInputsPass,
+)
+
+from ipucc.diagnostics import CompileError, Diagnostic
+from ipucc.frontend.attention import expand_attention
+from ipucc.frontend.contrib import rewrite_contrib
+from ipucc.frontend.dims import bind_dims
+from ipucc.frontend.files import ModelSource, open_model
+from ipucc.frontend.functions import inline_local_functions, inline_schema_functions
+from ipucc.frontend.native import NATIVE_OPS
+from ipucc.frontend.opset import complete_imports, convert_opset, raise_ir_version
+from ipucc.frontend.origin import name_nodes
+from ipucc.frontend.shapes import check_static, forget_shapes
+from ipucc.frontend.simplify import settle, tidy
+from ipucc.frontend.unsupported import unsupported_nodes
+from ipucc.graph.fold import lift_constants
+from ipucc.graph.verify import verify_graph
+
+
+def load_model(
+    source: ModelSource,
+    *,
+    dims: Mapping[str, int] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    native: Collection[str] = NATIVE_OPS,
+    supported: Callable[[ir.Node], str | None] | None = None,
+) -> ir.Model:
+    """Import a model. The source stays as it is, and its external weights stay on disk.
+
+    Guaranteed of the result: opset 26 to 28 and no functions; every value has a type and a static shape; names are
+    unique, nodes in topological order; each node says in its metadata `ipucc.origin` which node of the file it
+    comes from; inputs and outputs have their names and their order; ONNX function ops outside `native` are
+    replaced by their bodies, Attention by matmuls and softmax; constants are initializers; weights whose file is
+    absent are MissingTensors.
+
+    `dims` gives sizes to symbolic dimensions, `input_shapes` to whole inputs. Raises CompileError with everything
+    that was found wrong at the first step that finds something. If `supported` is given, the nodes for which it
+    returns a reason are among that (see `unsupported_nodes`).
+    """
+    model, where = open_model(source)
+    raise_ir_version(model)
+    RemoveInitializersFromInputsPass()(model)
+    complete_imports(model)
+    name_nodes(model)
+    inline_local_functions(model, where)
+    LiftSubgraphInitializersToMainGraphPass()(model)
+    lift_constants(model)
+    bind_dims(model, dims or {}, input_shapes or {}, where)
+    model.graph.sort()
+    model = convert_opset(model)
+    rewrite_contrib(model)
+    forget_shapes(model)
+    settle(model, where)
+    if expand_attention(model, where) + inline_schema_functions(model, native, where):
+        settle(model, where)
+    tidy(model)
+    problems: list[Diagnostic] = []
+    if supported is not None:
+        problems += unsupported_nodes(model, supported)
+    known = {problem.node for problem in problems}
+    problems += [problem for problem in check_static(model, where) if problem.node not in known]
+    if problems:
+        raise CompileError(problems)
+    verify_graph(model)
+    return model

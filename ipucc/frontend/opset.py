@@ -1,0 +1,89 @@
+"""Bringing a model to the working opset.
+
+Older models are converted to opset 26, the newest that onnxruntime has, so that it stays a reference for them;
+26 to 28 are taken as they are (27 and 28 change few ops, and none of those in a way that ipucc must tell apart).
+"""
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+from onnx.defs import SchemaError
+
+from ipucc.diagnostics import error
+from ipucc.frontend.origin import origins, set_origins
+from ipucc.graph.onnx_api import restore, strip
+
+WORKING_OPSET = 26
+NEWEST_OPSET = 28
+# A domain that the converter knows nothing of, so that it leaves the nodes in it alone.
+_HIDDEN = "ipucc.hidden"
+_MIN_IR_VERSION = 10
+
+
+def raise_ir_version(model: ir.Model) -> None:
+    """Use a file version under which initializers need not be inputs too."""
+    model.ir_version = max(model.ir_version or 0, _MIN_IR_VERSION)
+
+
+def complete_imports(model: ir.Model) -> None:
+    """Import every domain that is used, `ai.onnx` being the empty one. Raises IPU0112 for a too new opset."""
+    for imports in (model.graph.opset_imports, *(f.opset_imports for f in model.functions.values())):
+        if "ai.onnx" in imports:
+            imports.setdefault("", imports.pop("ai.onnx"))
+    model.graph.opset_imports.setdefault("", WORKING_OPSET)
+    for node in model.graph.all_nodes():
+        model.graph.opset_imports.setdefault(node.domain, 1)
+    version = model.graph.opset_imports[""]
+    if not 1 <= version <= NEWEST_OPSET:
+        raise error(
+            "IPU0112",
+            f"the model uses opset {version}; ipucc reads opsets up to {NEWEST_OPSET}",
+            help=[f"export the model with opset {WORKING_OPSET} or older"],
+        )
+
+
+def convert_opset(model: ir.Model) -> ir.Model:
+    """The model at WORKING_OPSET if it was older, else the model itself.
+
+    Local functions must have been inlined. Ops that the declared opset does not know (ops of other domains,
+    LayerNormalization at opset 12) keep their form. Raises IPU0113.
+    """
+    version = model.graph.opset_imports[""]
+    if version >= WORKING_OPSET:
+        return model
+    remembered = origins(model)
+    hidden = [
+        node for node in model.graph.all_nodes() if node.domain == "" and not _known(node.op_type, version)
+    ]
+    for node in hidden:
+        node.domain = _HIDDEN
+    model.graph.opset_imports[_HIDDEN] = 1
+    form = strip(model)
+    try:
+        # The adapters of some ops need the ranks of their operands.
+        typed = onnx.shape_inference.infer_shapes(form.proto, data_prop=True)
+        proto = onnx.version_converter.convert_version(typed, WORKING_OPSET)
+    except Exception as cause:  # the C++ converter raises several kinds, RuntimeError among them
+        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        raise error(
+            "IPU0113",
+            f"the model cannot be converted from opset {version} to {WORKING_OPSET}",
+            notes=[f"the converter of onnx says: {reason}"],
+            help=[f"export the model with a newer opset ({WORKING_OPSET} at best)"],
+        ) from cause
+    converted = restore(proto, form.tensors)
+    if converted.graph.opset_imports.get("") != WORKING_OPSET:
+        raise error("IPU0113", f"the model cannot be converted from opset {version} to {WORKING_OPSET}")
+    for node in converted.graph.all_nodes():
+        if node.domain == _HIDDEN:
+            node.domain = ""
+    del converted.graph.opset_imports[_HIDDEN]
+    set_origins(converted, remembered)
+    return converted
+
+
+def _known(op_type: str, version: int) -> bool:
+    try:
+        return not onnx.defs.get_schema(op_type, version).deprecated
+    except SchemaError:
+        return False

@@ -1,0 +1,102 @@
+"""Types and shapes of all values, and what to say about those that have none."""
+
+import onnx
+import onnx_ir as ir
+from onnx.defs import SchemaError
+
+from ipucc.diagnostics import Diagnostic
+from ipucc.graph.edit import describe
+from ipucc.graph.onnx_api import run_inference
+
+# Results whose size is only known when the data is.
+DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "StringSplit"})
+_TENSOR_KINDS = (ir.TensorType,)
+
+
+def forget_shapes(model: ir.Model) -> None:
+    """Drop the shapes of all results. Inference merges what it finds with what is there, symbols included."""
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+
+
+def forget_symbols(model: ir.Model) -> None:
+    """Drop the shapes that are not static, so that the next inference starts without their symbols."""
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.shape is not None and not value.shape.is_static():
+                value.shape = None
+
+
+def infer_shapes(model: ir.Model, where: str | None = None) -> None:
+    """Set type and shape of every value that onnx's inference (with data propagation) can tell.
+
+    Raises IPU0114 for every node whose operands contradict each other.
+    """
+    inferred = run_inference(model, where)
+    result = ir.from_proto(inferred)
+    for graph, twin in zip(model.graphs(), result.graphs(), strict=True):
+        found = ir.convenience.create_value_mapping(twin)
+        for name, value in ir.convenience.create_value_mapping(graph).items():
+            other = found.get(name)
+            if other is None or value.is_graph_input() or value.is_initializer():
+                continue
+            if other.shape is not None:
+                value.shape = ir.Shape(other.shape)
+            if other.type is not None:
+                value.type = other.type
+
+
+def check_static(model: ir.Model, where: str | None = None) -> list[Diagnostic]:
+    """One diagnostic per node with a result that has no type or no static shape though its operands have.
+
+    What follows from such a node is left out. Nodes of subgraphs are not looked at.
+    """
+    problems: list[Diagnostic] = []
+    for node in model.graph:
+        operands = [value for value in node.inputs if value is not None]
+        bad = [value for value in node.outputs if value.name and not is_static(value)]
+        if bad and all(is_static(value) for value in operands):
+            problems.append(_explain(node, bad[0], where))
+    return problems
+
+
+def is_static(value: ir.Value) -> bool:
+    """Whether a value is a tensor of known type and size."""
+    if value.const_value is not None:
+        return True
+    return isinstance(value.type, _TENSOR_KINDS) and value.shape is not None and value.shape.is_static()
+
+
+def has_schema(node: ir.Node, opset: int) -> bool:
+    """Whether onnx (or a registered domain) knows the op at this opset, and not as a deprecated one."""
+    try:
+        return not onnx.defs.get_schema(node.op_type, opset, node.domain).deprecated
+    except SchemaError:
+        return False
+
+
+def _explain(node: ir.Node, value: ir.Value, where: str | None) -> Diagnostic:
+    op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    graph = node.graph
+    opset = graph.opset_imports.get(node.domain, 1) if isinstance(graph, ir.Graph) else 1
+    id = "IPU0115"
+    notes: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
+    if not has_schema(node, opset):
+        id, message = "IPU0201", f"the op is not supported: neither ONNX opset {opset} nor ipucc defines it"
+        if node.domain:
+            message = "the op is not supported: ipucc does not know its domain"
+    elif value.type is not None and not isinstance(value.type, _TENSOR_KINDS):
+        id, message = "IPU0119", f'the result "{value.name}" is no tensor; only tensors are supported'
+    elif node.op_type in DATA_DEPENDENT:
+        id, message = "IPU0206", f'the size of the result "{value.name}" depends on data'
+    else:
+        open_operands = [v.name for v in node.inputs if v is not None and v.const_value is None]
+        shape = f"{value.shape}" if value.shape is not None else "no shape"
+        message = f'the result "{value.name}" has no static shape ({shape})'
+        listed = ", ".join(f'"{name}"' for name in open_operands)
+        notes = (f"operands that are not constant: {listed}",) if listed else ()
+        helps = ("shapes, axes and counts must be constants of the model",)
+        id = "IPU0206" if value.type is not None else "IPU0115"
+    return Diagnostic(id, "error", message, describe(node), op, where, notes, helps)

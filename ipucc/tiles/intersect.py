@@ -116,15 +116,20 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
     dst_cell = np.zeros(1, np.int64)
     dst_at = np.zeros(1, np.int64)
     linear = np.zeros(1, np.int64)
+    tail = np.full(1, dst.grain_dim in group.dst and src.grain_dim in group.src)
     strides = _grid_strides(dst)
     for d in group.dst:
         cell, index, at = _axis_points(dst, d)
+        if d == dst.grain_dim:
+            tail = (tail[:, None] & (index[None, :] == dst.shape[d] - 1)).reshape(-1)
+        else:
+            tail = np.repeat(tail, index.size)
         dst_cell = (dst_cell[:, None] + cell[None, :] * strides[d]).reshape(-1)
         dst_at = (dst_at[:, None] + at[None, :]).reshape(-1)
         linear = (linear[:, None] * dst.shape[d] + index[None, :]).reshape(-1)
     source = group.index[linear] if linear.size else linear
     keep = source >= 0
-    dst_cell, dst_at, source = dst_cell[keep], dst_at[keep], source[keep]
+    dst_cell, dst_at, source, tail = dst_cell[keep], dst_at[keep], source[keep], tail[keep]
     src_cell = np.zeros(source.size, np.int64)
     src_at = np.zeros(source.size, np.int64)
     strides = _grid_strides(src)
@@ -132,16 +137,24 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
         index = source % src.shape[d]
         source = source // src.shape[d]
         lo = src.cuts[d][0].astype(np.int64)
+        if d == src.grain_dim:
+            tail = tail & (index == src.shape[d] - 1)
         cell = np.searchsorted(lo, index, side="right") - 1
         src_cell += cell * strides[d]
         src_at += src.positions(d, index - lo[cell])
     order = np.lexsort((dst_at, src_cell, dst_cell))
     columns = [a[order] for a in (src_cell, dst_cell, src_at, dst_at)]
-    return _sequences(*columns, itemsize=src.itemsize if carries else 0)
+    return _sequences(*columns, tail=tail[order], itemsize=src.itemsize if carries else 0)
 
 
-def _sequences(src_cell: Ints, dst_cell: Ints, src_at: Ints, dst_at: Ints, itemsize: int) -> Track:
-    """Join single elements to runs (where `itemsize` > 0) and runs to sequences of equal steps."""
+def _sequences(
+    src_cell: Ints, dst_cell: Ints, src_at: Ints, dst_at: Ints, tail: NDArray[np.bool_], itemsize: int
+) -> Track:
+    """Join single elements to runs (where `itemsize` > 0) and runs to sequences of equal steps.
+
+    A run that ends with the tensor on both sides (`tail`) is lengthened to whole 4-byte words: both layouts store
+    whole grains, and the machine moves words.
+    """
     n = src_cell.size
     run = np.full(n, itemsize, np.int64)
     if itemsize and n:
@@ -153,7 +166,9 @@ def _sequences(src_cell: Ints, dst_cell: Ints, src_at: Ints, dst_at: Ints, items
             | (np.diff(dst_at) != itemsize)
         )
         start = np.flatnonzero(new)
-        run = np.diff(np.append(start, n)) * itemsize
+        stop = np.append(start[1:], n)
+        run = (stop - start) * itemsize
+        run += np.where(tail[stop - 1] & (src_at[start] % 4 == 0) & (dst_at[start] % 4 == 0), -run % 4, 0)
         src_cell, dst_cell, src_at, dst_at = (a[start] for a in (src_cell, dst_cell, src_at, dst_at))
         n = start.size
     same = np.zeros(n, bool)

@@ -1,0 +1,97 @@
+"""What a codelet is: the numbers of a compute set's cells beside the cycles they take.
+
+A codelet never sees tile memory. The engine hands it dense arrays, one cell per tile along the first dimension and
+every cell padded to the largest, with the fill that the operand asked for outside a cell's true extent; it returns
+arrays of the same form. Cycles depend on true extents only, so that the planner can ask for thousands of plans at
+once and the simulator for the plan that was chosen, of one and the same function.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.target import Target
+
+__all__ = ["Array", "Cells", "Codelet", "Counts", "codelet_from_json", "per_worker", "register"]
+
+Array = NDArray[Any]
+Counts = NDArray[np.int64]
+
+C = TypeVar("C", bound="Codelet")
+
+_REGISTRY: dict[str, type["Codelet"]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of one compute set: per axis the first global index and the true extent on every tile."""
+
+    lo: Mapping[str, Counts]
+    n: Mapping[str, Counts]
+
+    def mask(self, axis: str, padded: int) -> NDArray[np.bool_]:
+        """[tiles, padded]: which positions along an axis lie inside the cell."""
+        return np.arange(padded)[None, :] < self.n[axis][:, None]
+
+
+class Codelet(ABC):
+    """A frozen dataclass whose fields are the static parameters: numbers, strings and (nested) tuples of them.
+
+    `code_bytes` is the size of the code on a tile, charged once per tile and program (inferred: no vendor figure).
+    """
+
+    name: ClassVar[str]
+    code_bytes: ClassVar[int]
+
+    @abstractmethod
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """Tile cycles of one cell, all six workers at work; `n` maps axes to extents, arrays of one shape."""
+
+    @abstractmethod
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        """The results of all cells: operands and results are [tiles, cell...], float types as float32."""
+
+    def temp_bytes(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """Scratch bytes on the tile while the vertex runs; none unless a codelet says otherwise."""
+        return np.zeros_like(next(iter(n.values())))
+
+    def to_json(self) -> dict[str, object]:
+        """The codelet's name and parameters, read back by `codelet_from_json`."""
+        return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, params: Mapping[str, object]) -> Self:
+        """The codelet with these parameters; lists become tuples. TypeError for unknown or missing ones."""
+        return cls(**{k: _frozen(v) for k, v in params.items()})
+
+
+def register(cls: type[C]) -> type[C]:
+    """Class decorator: makes a codelet known by its name to programs that are read from a file."""
+    if cls.name in _REGISTRY:
+        raise ValueError(f"two codelets named {cls.name!r}")
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def codelet_from_json(data: Mapping[str, object]) -> Codelet:
+    """The codelet that `to_json` described. KeyError for an unknown name, TypeError for parameters that do not fit."""
+    params = {k: v for k, v in data.items() if k != "name"}
+    return _REGISTRY[str(data["name"])].from_json(params)
+
+
+def codelet_names() -> Iterable[str]:
+    """Names of all registered codelets, ascending."""
+    return sorted(_REGISTRY)
+
+
+def per_worker(work: Counts, target: Target) -> Counts:
+    """The share of `work` units that the busiest of a tile's workers has."""
+    return -(-work // target.workers)
+
+
+def _frozen(value: object) -> object:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,88 @@
+"""Reductions: over the elements of a cell, and over the partials of several tiles."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar, Final
+
+import numpy as np
+
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, register
+from ipucc.codelets.matmul import epilogue_cycles, finish
+from ipucc.dtypes import itemsize
+from ipucc.target import Target
+
+__all__ = ["IDENTITY", "Reduce"]
+
+IDENTITY: Final[dict[str, float]] = {
+    "sum": 0.0,
+    "sumsq": 0.0,
+    "abssum": 0.0,
+    "max": -np.inf,
+    "min": np.inf,
+    "prod": 1.0,
+    "or": 0.0,
+}
+"""What an element outside a cell's extent must be, so that it does not count."""
+
+
+@register
+@dataclass(frozen=True)
+class Reduce(Codelet):
+    """Reduces the leading axes `over` of an operand whose other axes are `axes`, then applies the epilogue `expr`.
+
+    `scale` multiplies the result (a mean is a sum scaled by the inverse of the count). Cells of the reduced axes that
+    are not full hold the identity of `op`.
+    """
+
+    op: str
+    over: tuple[str, ...]
+    axes: tuple[str, ...]
+    dtype: str
+    scale: float = 1.0
+    expr: str = ""
+    extras: tuple[str, ...] = ()
+
+    name: ClassVar[str] = "reduce"
+    code_bytes: ClassVar[int] = 700
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """poplibs, conv ReduceAdd (PerformanceEstimation.hpp, line 1560), single-input form: workers x (20 + (D + 8)
+        per accumulator of 4 (fp32) or 8 (fp16) outputs) + 33, D = depth of the reduction."""
+        depth, outputs = np.ones(1, np.int64), np.ones(1, np.int64)
+        for axis in self.over:
+            depth = depth * n[axis]
+        for axis in self.axes:
+            outputs = outputs * n[axis]
+        width = 8 if itemsize(self.dtype) <= 2 else 4
+        loads = max(1, width * itemsize(self.dtype) // target.vector_bytes)
+        # Few outputs leave workers idle: then a worker reduces a share of the depth and six results are joined.
+        blocks = -(-outputs // width)
+        shared = np.maximum(1, target.workers // np.maximum(blocks, 1))
+        rounds = -(-blocks // target.workers)
+        work = 20 + (loads * -(-depth // shared) + 8 + np.where(shared > 1, 2 * shared, 0)) * rounds
+        return 33 + target.workers * work + epilogue_cycles(self.expr, outputs, self.dtype, len(self.extras), target)
+
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        x, *extras = operands
+        where = tuple(range(1, 1 + len(self.over)))
+        shape = x.shape[1 + len(self.over) :]
+        if self.op == "sumsq":
+            x = x * x
+        elif self.op == "abssum":
+            x = np.abs(x)
+        if prod(x.shape) == 0:
+            out: Array = np.full((x.shape[0], *shape), IDENTITY[self.op], x.dtype)
+        elif self.op in ("sum", "sumsq", "abssum"):
+            out = x.sum(axis=where, dtype=x.dtype)
+        elif self.op == "max":
+            out = x.max(axis=where)
+        elif self.op == "min":
+            out = x.min(axis=where)
+        elif self.op == "or":
+            out = x.any(axis=where)
+        else:
+            out = x.prod(axis=where, dtype=x.dtype)
+        if self.scale != 1.0:
+            out = (out * np.float32(self.scale)).astype(x.dtype)
+        return [finish(self.expr, out, extras, self.dtype, self.extras)]

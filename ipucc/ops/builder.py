@@ -1,0 +1,356 @@
+"""From the graph level to the tile graph: one function per ONNX op, registered by name.
+
+A lowering reads its operands as `Ref`s. Ops that only rename elements return new refs and move nothing. Ops that
+compute add a `TileOp`. Where a chain of views would move less than a 32-bit word at a time, which the exchange cannot
+do, the builder inserts a copy op.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from ipucc.codelets.base import Array, Codelet
+from ipucc.codelets.copy import Copy
+from ipucc.diagnostics import CompileError, error
+from ipucc.dtypes import STORAGE, itemsize, to_storage
+from ipucc.graph.tensors import is_missing
+from ipucc.ops.graph import Output, Ref, TileGraph, TileTensor
+from ipucc.ops.spec import Along, Axis, DimMap, Everything, Operand, Result, Source, Span, TileOp
+from ipucc.tiles.layout import GRAIN_BYTES
+from ipucc.tiles.view import View
+
+__all__ = ["BuildOptions", "Builder", "Lowering", "lowering", "lowerings"]
+
+Lowering = Callable[["Builder", ir.Node], None]
+_TABLE: Final[dict[tuple[str, str], Lowering]] = {}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the lowering of ops depends on besides the graph. `partials` is the type fp16 products accumulate in."""
+
+    partials: str = "float16"
+
+
+def lowering(*ops: str, domain: str = "") -> Callable[[Lowering], Lowering]:
+    """Decorator: this function lowers these op types."""
+
+    def add(function: Lowering) -> Lowering:
+        for op in ops:
+            if (domain, op) in _TABLE:
+                raise ValueError(f"two lowerings of {domain}::{op}")
+            _TABLE[domain, op] = function
+        return function
+
+    return add
+
+
+def lowerings() -> Mapping[tuple[str, str], Lowering]:
+    """All registered lowerings by (domain, op type)."""
+    return _TABLE
+
+
+@dataclass(eq=False)
+class Builder:
+    """The tile graph under construction, and the values made so far."""
+
+    options: BuildOptions
+    graph: TileGraph = field(default_factory=TileGraph)
+    env: dict[ir.Value, Ref] = field(default_factory=dict)
+    constants: dict[ir.Value, Array] = field(default_factory=dict)
+    _node: ir.Node | None = None
+    _weights: dict[tuple[str, tuple[int, ...]], int] = field(default_factory=dict)
+
+    # Values
+
+    def ref(self, node: ir.Node, i: int) -> Ref:
+        """Operand i of a node. IPU0120 when it is absent."""
+        value = node.inputs[i] if i < len(node.inputs) else None
+        if value is None:
+            raise self.fail("IPU0120", f"operand {i} is missing")
+        if value not in self.env:
+            self.env[value] = self._weight(value)
+        return self.env[value]
+
+    def has(self, node: ir.Node, i: int) -> bool:
+        """Whether operand i is given."""
+        return i < len(node.inputs) and node.inputs[i] is not None
+
+    def constant(self, node: ir.Node, i: int) -> Array | None:
+        """The value of operand i where it is known while compiling, else None."""
+        value = node.inputs[i] if i < len(node.inputs) else None
+        if value is None or value.const_value is None or is_missing(value.const_value):
+            return None
+        return np.asarray(value.const_value.numpy())
+
+    def define(self, node: ir.Node, ref: Ref, i: int = 0) -> None:
+        """Result i of a node is this ref."""
+        self.env[node.outputs[i]] = ref
+
+    def view(self, ref: Ref, view: View) -> Ref:
+        """A ref seen through one more view."""
+        sources = tuple(Source(s.tensor, s.view.then(view)) for s in ref.sources)
+        return Ref(sources, view.dst, ref.dtype, ref.gap)
+
+    def reshape(self, ref: Ref, shape: Sequence[int]) -> Ref:
+        """Row-major reshape."""
+        return ref if tuple(shape) == ref.shape else self.view(ref, View.reshape(ref.shape, shape))
+
+    def fail(self, id: str, message: str, **kw: Sequence[str]) -> CompileError:
+        """An error that names the node being lowered."""
+        node = self._node
+        name = origin(node)[0] if node is not None else None
+        return error(id, message, node=name, op=node.op_type if node is not None else None, **kw)
+
+    def _weight(self, value: ir.Value) -> Ref:
+        if value.const_value is None or value.name is None:
+            raise self.fail("IPU0117", f"value {value.name!r} is computed by no node")
+        shape, dtype = shape_of(value), dtype_of(value)
+        if value.name not in self.graph.weights:
+            held: Array | None = None
+            if not is_missing(value.const_value):
+                try:
+                    held = to_storage(np.asarray(value.const_value.numpy()), dtype)
+                except OverflowError as e:
+                    raise self.fail("IPU0409", f"constant {value.name!r}: {e}") from e
+            self.graph.weights[value.name] = held
+        grain = len(shape) - 1 if shape else 0
+        tensor = self._tensor(value.name, shape, dtype, "weight", grain, key=value.name)
+        return Ref((Source(tensor, View.identity(shape)),), shape, dtype)
+
+    def add_input(self, value: ir.Value, declared: str) -> None:
+        """A graph input; `declared` is the type that callers give it in."""
+        shape, dtype = shape_of(value), dtype_of(value)
+        name = str(value.name)
+        grain = len(shape) - 1 if shape else 0
+        tensor = self._tensor(name, shape, dtype, "input", grain, key=name)
+        self.graph.inputs.append((name, declared, shape))
+        self.env[value] = Ref((Source(tensor, View.identity(shape)),), shape, dtype)
+
+    def add_output(self, value: ir.Value, declared: str) -> None:
+        """A graph output. One that is an input, a constant or made of several parts is copied to one tensor first."""
+        ref = self.env[value] if value in self.env else self._weight(value)
+        kind = self.graph.tensors[ref.sources[0].tensor].kind
+        if len(ref.sources) != 1 or kind != "result":
+            ref = self.copied(ref, f"{value.name}")
+        self.graph.outputs.append(Output(str(value.name), declared, ref.shape, ref.sources[0], ref.gap))
+
+    def _tensor(
+        self, name: str, shape: tuple[int, ...], dtype: str, kind: str, grain_dim: int, key: str = "",
+        view: View | None = None,
+    ) -> int:  # fmt: skip
+        index = len(self.graph.tensors)
+        self.graph.tensors.append(TileTensor(index, name, shape, dtype, kind, grain_dim, key, view))  # type: ignore[arg-type]
+        return index
+
+    # Operands and ops
+
+    def operand(
+        self,
+        ref: Ref,
+        dims: Sequence[DimMap],
+        *,
+        fill: float = 0.0,
+        want: int | None = None,
+        epilogue: bool = False,
+    ) -> Operand:
+        """An operand of a tile op. `want` is the dimension that the codelet needs grains of (None: any).
+
+        A weight is written by the host in the form that is wanted; so is an input that is read in this form first.
+        """
+        shape = ref.shape
+        prefer = want if want is not None else max(0, len(shape) - 1)
+        if len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result" and ref.gap == 0.0:
+            ref = self._hosted(ref, prefer)
+            pack = None
+            grain = prefer
+        else:
+            grain = self._arrival(ref, prefer)
+            if grain < 0:
+                ref = self.copied(ref, self.name(), grain_dim=prefer)
+                grain = prefer
+            pack = None if want is None or want == grain or not shape else want
+        return Operand(ref.sources, shape, tuple(dims), ref.dtype, grain, fill, ref.gap, pack, epilogue)
+
+    def _hosted(self, ref: Ref, grain_dim: int) -> Ref:
+        """An input or weight as a tensor of its own in the shape in which it is read: the host applies the view."""
+        old = self.graph.tensors[ref.sources[0].tensor]
+        view = ref.sources[0].view if old.view is None else old.view.then(ref.sources[0].view)
+        key = (old.key, ref.shape, grain_dim, *((g.src, g.dst, g.index.tobytes()) for g in view.groups))
+        if key not in self._hosted_views:
+            self._hosted_views[key] = self._tensor(old.name, ref.shape, ref.dtype, old.kind, grain_dim, old.key, view)
+        return Ref((Source(self._hosted_views[key], View.identity(ref.shape)),), ref.shape, ref.dtype, ref.gap)
+
+    _hosted_views: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+    def _arrival(self, ref: Ref, prefer: int) -> int:
+        """The dimension whose grains arrive together from all sources, `prefer` if it can be; -1 if there is none."""
+        order = [prefer, *(d for d in range(len(ref.shape) - 1, -1, -1) if d != prefer)]
+        if not ref.shape:
+            return 0
+        # Words of 4 bytes and more can be exchanged one by one, but runs of grains keep the exchange code short.
+        for d in order:
+            if all(_words(s.view, self.graph.tensors[s.tensor].grain_dim, d, 16 // itemsize(ref.dtype) or 1)
+                   for s in ref.sources):  # fmt: skip
+                return d
+        for d in order:
+            if all(_words(s.view, self.graph.tensors[s.tensor].grain_dim, d, -(-4 // itemsize(ref.dtype)))
+                   for s in ref.sources):  # fmt: skip
+                return d
+        return prefer if itemsize(ref.dtype) >= 4 else -1
+
+    def copied(self, ref: Ref, name: str, grain_dim: int | None = None) -> Ref:
+        """The ref as one tensor of its own: a copy op gathers, on every tile, what its cell needs of each source."""
+        grain = grain_dim if grain_dim is not None else max(0, len(ref.shape) - 1)
+        axes = _copy_axes(ref)
+        operands, parts = [], []
+        for s in ref.sources:
+            tensor = self.graph.tensors[s.tensor]
+            sources = (Source(s.tensor, View.identity(tensor.shape)),)
+            operands.append(Operand(sources, tensor.shape, _copy_dims(s.view), ref.dtype, tensor.grain_dim))
+            groups = tuple((g.src, g.dst, None if g.is_identity else tuple(g.index.tolist())) for g in s.view.groups)
+            parts.append((s.view.src, tensor.grain_dim, groups))
+        codelet = Copy(ref.shape, tuple(parts), ref.dtype, ref.gap)
+        return self.compute("Copy", axes, operands, [a.name for a in axes], ref.dtype, codelet, grain, name)
+
+    def grain(self, dtype: str) -> int:
+        """Elements of one grain."""
+        return max(1, GRAIN_BYTES // itemsize(dtype))
+
+    def name(self) -> str:
+        """The name of the node being lowered."""
+        return origin(self._node)[0] if self._node is not None else "copy"
+
+    def compute(
+        self,
+        kind: str,
+        axes: Sequence[Axis],
+        operands: Sequence[Operand],
+        result_axes: Sequence[str],
+        dtype: str,
+        codelet: Codelet,
+        grain_dim: int,
+        name: str | None = None,
+        *,
+        partial: Codelet | None = None,
+        partial_dtype: str = "float32",
+        combine: Codelet | None = None,
+        macs: int = 0,
+        sparse_macs: int | None = None,
+    ) -> Ref:
+        """Add a tile op; its result as a ref of the shape of `result_axes`. Grains of the axes follow the operands."""
+        by_name = {a.name: a for a in axes}
+        shape = tuple(by_name[a].size for a in result_axes)
+        grains = {a.name: a.grain for a in axes}
+        if result_axes:
+            grains[result_axes[grain_dim]] = max(grains[result_axes[grain_dim]], self.grain(dtype))
+        for o in operands:
+            for d in {o.grain_dim, o.pack_dim} - {None}:
+                along = o.dims[d] if o.dims else None  # type: ignore[index]
+                if isinstance(along, Along):
+                    grains[along.axis] = max(grains[along.axis], self.grain(o.dtype))
+        final = tuple(replace(a, grain=grains[a.name]) for a in axes)
+        title = name if name is not None else self.name()
+        tensor = self._tensor(title, shape, dtype, "result", grain_dim)
+        self.graph.ops.append(
+            TileOp(
+                title, kind, final, tuple(operands), Result(tensor, tuple(result_axes), dtype, grain_dim), codelet,
+                partial, partial_dtype, combine, macs, sparse_macs, origin(self._node) if self._node else (),
+            )
+        )  # fmt: skip
+        return Ref((Source(tensor, View.identity(shape)),), shape, dtype)
+
+    def lower(self, node: ir.Node) -> None:
+        """Lower one node."""
+        self._node = node
+        _TABLE[node.domain, node.op_type](self, node)
+
+
+def origin(node: ir.Node | None) -> tuple[str, ...]:
+    """Names of the ONNX nodes that a node comes from."""
+    if node is None:
+        return ()
+    text = node.metadata_props.get("ipucc.origin", "") or node.name or node.outputs[0].name or node.op_type
+    return tuple(text.split(","))
+
+
+def shape_of(value: ir.Value) -> tuple[int, ...]:
+    """The static shape of a value. IPU0115 when it has none."""
+    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
+        raise error("IPU0115", f"value {value.name!r} has no static shape")
+    return tuple(int(d) for d in value.shape)  # type: ignore[arg-type]
+
+
+def dtype_of(value: ir.Value) -> str:
+    """The element type of a value by its lower-case name. IPU0203 for a type that no tile holds."""
+    if value.dtype is None:
+        raise error("IPU0115", f"value {value.name!r} has no element type")
+    name = _NAMES.get(value.dtype.name, value.dtype.name.lower())
+    if name not in STORAGE:
+        raise error("IPU0203", f"value {value.name!r} has type {name}, which is not supported on tiles")
+    return name
+
+
+_NAMES: Final = {"FLOAT": "float32", "DOUBLE": "float64"}
+
+
+def _words(view: View, src_grain: int, dst_grain: int, word: int) -> bool:
+    """Whether every `word` elements along the destination's grain dimension are neighbours in the source's grains."""
+    if word <= 1:
+        return True
+    group = next((g for g in view.groups if dst_grain in g.dst), None)
+    if group is None or src_grain not in group.src:
+        return False
+    shape = [view.dst[d] for d in group.dst]
+    index = np.moveaxis(group.index.reshape(shape), group.dst.index(dst_grain), -1)
+    inner = [view.src[d] for d in group.src]
+    at = group.src.index(src_grain)
+    below = int(np.prod(inner[at + 1 :], dtype=np.int64))
+    size = inner[at]
+    n = index.shape[-1]
+    pad = -n % word
+    last_is_tail = n % word != 0
+    if pad:
+        index = np.concatenate([index, np.full((*index.shape[:-1], pad), -2)], axis=-1)
+    blocks = index.reshape(-1, word)
+    first = blocks[:, :1]
+    whole_gap = (blocks == -1).all(axis=1)
+    place = first // below % size
+    want = first + below * np.arange(word)[None, :]
+    fits = (blocks == want) | (blocks == -2)
+    good = fits.all(axis=1) & (first[:, 0] >= 0) & (place[:, 0] % word == 0)
+    if last_is_tail:
+        # A partial word is moved whole only where it ends the source as well.
+        tail = (blocks == -2).any(axis=1)
+        ends = place[:, 0] + n % word == size
+        good &= ~tail | ends
+    else:
+        good &= place[:, 0] + word <= size
+    return bool((good | whole_gap).all())
+
+
+def _copy_axes(ref: Ref) -> tuple[Axis, ...]:
+    """The iteration space of a copy: the dimensions of the result. Of a group of a view only the first may be cut."""
+    whole = {d for s in ref.sources for g in s.view.groups for d in g.dst[1:]}
+    return tuple(Axis(f"d{d}", n, "whole" if d in whole else "parallel") for d, n in enumerate(ref.shape))
+
+
+def _copy_dims(view: View) -> tuple[DimMap, ...]:
+    """Which interval of every source dimension a cell of a copy needs: the hull over the group's other dimensions."""
+    dims: list[DimMap] = [Everything(n) for n in view.src]
+    for g in view.groups:
+        if not g.dst or not g.index.size:
+            continue
+        rows = g.index.reshape(view.dst[g.dst[0]], -1)
+        gap = rows < 0
+        coords = np.unravel_index(np.maximum(rows, 0), [view.src[s] for s in g.src]) if g.src else ()
+        for s, c in zip(g.src, coords, strict=True):
+            low = np.where(gap, view.src[s], c).min(axis=1)
+            high = np.where(gap, -1, c).max(axis=1) + 1
+            none = gap.all(axis=1)
+            # Rows without a source need nothing: an interval that no hull is widened by.
+            dims[s] = Span(f"d{g.dst[0]}", np.where(none, view.src[s], low), np.where(none, 0, high))
+    return tuple(dims)

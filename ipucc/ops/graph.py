@@ -1,0 +1,65 @@
+"""The tile graph: tensors and tile ops in the order in which they run."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ipucc.codelets.base import Array
+from ipucc.ops.spec import Source, TileOp
+from ipucc.tiles.view import View
+
+__all__ = ["Output", "Ref", "TileGraph", "TileTensor"]
+
+
+@dataclass(frozen=True)
+class TileTensor:
+    """A tensor of the tile graph. `grain_dim` is the dimension whose grains stay together wherever it rests.
+
+    `key` is the name under which the host writes an input or a weight; `view` is how the host's tensor is seen.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: Literal["input", "weight", "result"]
+    grain_dim: int
+    key: str = ""
+    view: View | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Ref:
+    """A value of the graph level: one tensor seen through a view, or several that are parts of one value.
+
+    Elements without a source have the value `gap`.
+    """
+
+    sources: tuple[Source, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    gap: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """A graph output: the tensor that holds it and how the host sees it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: Source
+    gap: float = 0.0
+
+
+@dataclass(eq=False)
+class TileGraph:
+    """Tensors, ops in running order, inputs (name, declared ONNX type, shape), outputs and weights by key.
+
+    A weight is None where the model file names data that is absent.
+    """
+
+    tensors: list[TileTensor] = field(default_factory=list)
+    ops: list[TileOp] = field(default_factory=list)
+    inputs: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    weights: dict[str, Array | None] = field(default_factory=dict)

@@ -1,0 +1,171 @@
+"""The program: supersteps over buffers in tile memory.
+
+A buffer is a tensor's storage: a layout, an element type, and one offset that holds on every tile. Steps are data: what
+moves between buffers, which codelet runs over which cells. Nothing here computes; the runtime runs a program and
+`ipucc.program.timing` counts its cycles, from the same fields.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ipucc.codelets.base import Array, Cells, Codelet, Counts
+from ipucc.target import Target
+from ipucc.tiles.intersect import Track
+from ipucc.tiles.layout import Ints, Layout
+from ipucc.tiles.view import View
+
+__all__ = [
+    "Binding", "Buffer", "Call", "Compute", "Exchange", "Fill", "HostRead", "HostWrite", "Move", "Program", "Repeat",
+    "Step", "walk",
+]  # fmt: skip
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Storage of one tensor version. `offset` is in bytes from the start of a tile's memory, -1 before allocation."""
+
+    name: str
+    dtype: str
+    layout: Layout
+    offset: int = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on every tile that holds part of it."""
+        return self.layout.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Bytes from one buffer to another: the product of the tracks (see `ipucc.tiles.intersect`)."""
+
+    src: int
+    dst: int
+    tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Sets a buffer to one value on all its tiles, for the elements that no move covers."""
+
+    buffer: int
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """One exchange phase: fills, then all moves at once. `order` names the rule that orders the transfers."""
+
+    name: str
+    moves: tuple[Move, ...]
+    fills: tuple[Fill, ...] = ()
+    order: str = "linear"
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """An operand or a result of a compute set: vertex i works on cell `cells[i]` (flat index) of the buffer."""
+
+    buffer: int
+    cells: Ints
+    fill: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Compute:
+    """One compute set: vertex i runs on `tiles[i]` over the cell whose extents are `cells.n[axis][i]`."""
+
+    name: str
+    codelet: Codelet
+    tiles: Ints
+    cells: Cells
+    operands: tuple[Binding, ...]
+    results: tuple[Binding, ...]
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class HostWrite:
+    """The host writes a named tensor (an input or a weight), seen through `view`, into a buffer."""
+
+    tensor: str
+    buffer: int
+    view: View
+    fill: float = 0.0
+
+
+@dataclass(frozen=True)
+class HostRead:
+    """The host reads a buffer and hands it out, seen through `view`, as a named output."""
+
+    tensor: str
+    buffer: int
+    view: View
+    fill: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """Runs `body` `count` times. In iteration i the offset of buffer b is its own plus i times `strides[b]` bytes."""
+
+    count: int
+    body: tuple["Step", ...]
+    strides: dict[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Runs a function of the program with its formal buffers bound by local copies.
+
+    `inputs` are copied (actual, formal) before the body runs and `outputs` (formal, actual) after it; both buffers of
+    a pair have the same layout, so that the copies stay on the tile.
+    """
+
+    function: str
+    inputs: tuple[tuple[int, int], ...]
+    outputs: tuple[tuple[int, int], ...]
+
+
+Step = Exchange | Compute | HostWrite | HostRead | Repeat | Call
+
+
+@dataclass(eq=False)
+class Program:
+    """A compiled program. `steps` run in order, host writes first and host reads last.
+
+    `inputs` and `outputs` are (name, ONNX element type, shape); `weights` maps the names that host writes use to
+    arrays, None for a weight that is absent (such a program can only be timed).
+    """
+
+    target: Target
+    buffers: list[Buffer]
+    steps: list[Step]
+    inputs: list[tuple[str, str, tuple[int, ...]]]
+    outputs: list[tuple[str, str, tuple[int, ...]]]
+    weights: dict[str, Array | None]
+    functions: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+    code_bytes: int = 0
+    manifest: dict[str, object] = field(default_factory=dict)
+
+
+def walk(steps: Sequence[Step], functions: dict[str, tuple[Step, ...]]) -> Iterator[Step]:
+    """Every step once in order of the text; bodies of repeats and called functions behind the step that runs them."""
+    seen: set[str] = set()
+    stack = list(reversed(steps))
+    while stack:
+        step = stack.pop()
+        yield step
+        if isinstance(step, Repeat):
+            stack.extend(reversed(step.body))
+        elif isinstance(step, Call) and step.function not in seen:
+            seen.add(step.function)
+            stack.extend(reversed(functions[step.function]))
+
+
+def busy_cells(cells: Cells) -> Counts:
+    """1 for every vertex whose cell has elements, 0 for empty cells."""
+    first, *rest = cells.n.values()
+    busy = first > 0
+    for n in rest:
+        busy = busy & (n > 0)
+    return busy.astype("int64")

@@ -1,0 +1,219 @@
+"""Runs a program: numbers from tile memory, cycles from the same step tables.
+
+The engine knows steps, not ops. Every compute set is run in fixed chunks of tiles, so that batch shapes, and with them
+the bits of the results, do not depend on the machine that simulates.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil, prod
+
+import numpy as np
+
+from ipucc.codelets.base import Array, Cells
+from ipucc.diagnostics import error
+from ipucc.dtypes import itemsize, storage_type, to_storage
+from ipucc.program.model import (
+    Binding,
+    Buffer,
+    Call,
+    Compute,
+    Exchange,
+    HostRead,
+    HostWrite,
+    Program,
+    Repeat,
+    Step,
+)  # fmt: skip
+from ipucc.program.timing import StepTime, step_time
+from ipucc.runtime.cells import extents, load, store
+from ipucc.runtime.memory import TileMemory
+
+__all__ = ["Engine", "Observer"]
+
+# Elements of the largest operand that one chunk of tiles loads as float32: 64 MiB.
+_CHUNK_ELEMENTS = 1 << 24
+
+
+class Observer:
+    """What may watch and check a run; the plain one does nothing."""
+
+    def host_write(self, engine: "Engine", buffer: int, offset: int) -> None:
+        """After the host has written a buffer."""
+
+    def exchange(self, engine: "Engine", step: Exchange, offsets: Sequence[int]) -> None:
+        """Before the moves of an exchange."""
+
+    def compute(self, engine: "Engine", step: Compute, offsets: Sequence[int]) -> None:
+        """Before a compute set."""
+
+    def host_read(self, engine: "Engine", buffer: int, offset: int) -> None:
+        """Before the host reads a buffer."""
+
+
+@dataclass(eq=False)
+class Engine:
+    """One simulated device with a program on it. With `timing_only` no memory exists and no numbers are computed."""
+
+    program: Program
+    timing_only: bool = False
+    observer: Observer = field(default_factory=Observer)
+    times: list[StepTime] = field(default_factory=list)
+    memory: TileMemory | None = None
+    _known: dict[int, StepTime] = field(default_factory=dict)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once: host writes, all steps, host reads. Returns the outputs by name, in the order of the program.
+
+        `inputs` are arrays in the types and shapes that the program declares (checked by the caller's API).
+        """
+        self.times = []
+        if not self.timing_only and self.memory is None:
+            self.memory = TileMemory(self.program.target)
+        outputs: dict[str, Array] = {}
+        self._steps(self.program.steps, [b.offset for b in self.program.buffers], inputs, outputs)
+        return {name: outputs[name] for name, _, _ in self.program.outputs if name in outputs}
+
+    def _steps(
+        self, steps: Sequence[Step], offsets: list[int], inputs: Mapping[str, Array], outputs: dict[str, Array]
+    ) -> None:
+        for step in steps:
+            if isinstance(step, Repeat):
+                for i in range(step.count):
+                    moved = list(offsets)
+                    for b, stride in step.strides.items():
+                        moved[b] += i * stride
+                    self._steps(step.body, moved, inputs, outputs)
+            elif isinstance(step, Call):
+                self._copies(step.function, step.inputs, offsets)
+                self._steps(self.program.functions[step.function], offsets, inputs, outputs)
+                self._copies(step.function, step.outputs, offsets)
+            else:
+                self.times.append(self._time(step))
+                if not self.timing_only:
+                    self._execute(step, offsets, inputs, outputs)
+
+    def _time(self, step: Exchange | Compute | HostWrite | HostRead) -> StepTime:
+        key = id(step)
+        if key not in self._known:
+            self._known[key] = step_time(step, self.program)
+        return self._known[key]
+
+    def _execute(
+        self,
+        step: Exchange | Compute | HostWrite | HostRead,
+        offsets: list[int],
+        inputs: Mapping[str, Array],
+        outputs: dict[str, Array],
+    ) -> None:
+        buffers = self.program.buffers
+        if isinstance(step, HostWrite):
+            value = inputs.get(step.tensor, self.program.weights.get(step.tensor))
+            if value is None:
+                raise error("IPU0510", f"the values of {step.tensor!r} are absent: this program can only be timed")
+            self._scatter(buffers[step.buffer], offsets[step.buffer], step.view.apply(value, step.fill))
+            self.observer.host_write(self, step.buffer, offsets[step.buffer])
+        elif isinstance(step, HostRead):
+            self.observer.host_read(self, step.buffer, offsets[step.buffer])
+            held = self._gather(buffers[step.buffer], offsets[step.buffer])
+            outputs[step.tensor] = step.view.apply(held, step.fill)
+        elif isinstance(step, Exchange):
+            self.observer.exchange(self, step, offsets)
+            self._exchange(step, offsets)
+        else:
+            self.observer.compute(self, step, offsets)
+            self._compute(step, offsets)
+
+    def _exchange(self, step: Exchange, offsets: Sequence[int]) -> None:
+        from ipucc.runtime.exchange import carry  # numba: only where numbers move
+
+        memory, buffers = self._memory(), self.program.buffers
+        for fill in step.fills:
+            buffer = buffers[fill.buffer]
+            at = memory.base(buffer, buffer.layout.used_tiles, offsets[fill.buffer])
+            row = np.full(buffer.nbytes // itemsize(buffer.dtype), fill.value).astype(storage_type(buffer.dtype))
+            raw = row.view(np.uint8)
+            for a in at.tolist():
+                memory.bytes[a : a + raw.size] = raw
+        for move in step.moves:
+            carry(memory, move, buffers[move.src], buffers[move.dst], offsets[move.src], offsets[move.dst])
+
+    def _compute(self, step: Compute, offsets: Sequence[int]) -> None:
+        memory, buffers = self._memory(), self.program.buffers
+        largest = max(prod(buffers[b.buffer].layout.cell) for b in (*step.operands, *step.results))
+        size = max(1, _CHUNK_ELEMENTS // max(1, largest))
+        for start in range(0, step.tiles.size, size):
+            part = slice(start, min(start + size, step.tiles.size))
+            tiles = step.tiles[part]
+            arrays = [load(memory, buffers[b.buffer], tiles, b, part, offsets[b.buffer]) for b in step.operands]
+            cells = Cells({k: v[part] for k, v in step.cells.lo.items()}, {k: v[part] for k, v in step.cells.n.items()})
+            with np.errstate(all="ignore"):
+                results = step.codelet.compute(arrays, cells)
+            for b, result in zip(step.results, results, strict=True):
+                store(memory, buffers[b.buffer], tiles, b, part, offsets[b.buffer], result)
+
+    def _copies(self, function: str, copies: Sequence[tuple[int, int]], offsets: Sequence[int]) -> None:
+        """Arguments of a call: copies within every tile, from 64-bit loads and stores."""
+        target, buffers = self.program.target, self.program.buffers
+        size = sum(buffers[a].nbytes for a, _ in copies)
+        self.times.append(StepTime(f"{function}.arguments", "copy", compute=ceil(size / target.copy_bytes_per_cycle)))
+        if self.timing_only:
+            return
+        memory = self._memory()
+        for a, b in copies:
+            tiles = buffers[a].layout.used_tiles
+            pairs = zip(
+                memory.base(buffers[a], tiles, offsets[a]).tolist(),
+                memory.base(buffers[b], tiles, offsets[b]).tolist(),
+                strict=True,
+            )
+            for s, d in pairs:
+                memory.bytes[d : d + buffers[a].nbytes] = memory.bytes[s : s + buffers[a].nbytes]
+
+    def _memory(self) -> TileMemory:
+        if self.memory is None:
+            raise error("IPU0902", "a timing-only run reached tile memory")
+        return self.memory
+
+    def _scatter(self, buffer: Buffer, offset: int, tensor: Array) -> None:
+        """Write a host tensor into all cells of a buffer."""
+        tensor = to_storage(tensor, buffer.dtype)
+        self._cells(buffer, offset, lambda box, dense, i: dense.__setitem__((i, *box[1]), tensor[box[0]]), write=True)
+
+    def _gather(self, buffer: Buffer, offset: int) -> Array:
+        """Read a whole tensor out of a buffer, from the first replica of every cell."""
+        out = np.zeros(buffer.layout.shape, storage_type(buffer.dtype))
+        self._cells(buffer, offset, lambda box, dense, i: out.__setitem__(box[0], dense[(i, *box[1])]), write=False)
+        return out
+
+    def _cells(
+        self,
+        buffer: Buffer,
+        offset: int,
+        transfer: Callable[[tuple[tuple[slice, ...], tuple[slice, ...]], Array, int], None],
+        write: bool,
+    ) -> None:
+        memory, layout = self._memory(), buffer.layout
+        kind = storage_type(buffer.dtype)
+        count = prod(layout.grid)
+        size = max(1, _CHUNK_ELEMENTS // max(1, prod(layout.cell)))
+        for start in range(0, count, size):
+            ids = np.arange(start, min(start + size, count))
+            grid = np.unravel_index(ids, layout.grid) if layout.grid else ()
+            valid = extents(layout, ids)
+            binding = Binding(0, ids)
+            first = layout.tiles.reshape(-1, layout.replicas)
+            if write:
+                dense = np.zeros((ids.size, *layout.cell), kind)
+            else:
+                dense = load(memory, buffer, first[ids, 0], binding, slice(None), offset)
+            lows = [layout.cuts[d][0][g] for d, g in enumerate(grid)]
+            for i in range(ids.size):
+                inside = tuple(slice(int(a[i]), int(b[i])) for a, b in valid)
+                whole = tuple(
+                    slice(int(lo[i]) + s.start, int(lo[i]) + s.stop) for lo, s in zip(lows, inside, strict=True)
+                )
+                transfer((whole, inside), dense, i)
+            if write:
+                for r in range(layout.replicas):
+                    store(memory, buffer, first[ids, r], binding, slice(None), offset, dense)

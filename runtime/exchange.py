@@ -1,0 +1,108 @@
+"""Carries out an exchange on tile memory: a loop nest over the product of the tracks, in machine words."""
+
+from math import gcd
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.program.model import Buffer, Move
+from ipucc.runtime.memory import TileMemory
+from ipucc.tiles.intersect import Ints, Track
+
+__all__ = ["carry", "flatten", "unit"]
+
+_WORDS: dict[int, np.dtype[np.generic]] = {8: np.dtype(np.uint64), 4: np.dtype(np.uint32), 2: np.dtype(np.uint16)}
+
+
+def unit(move: Move) -> int:
+    """Bytes of the largest word (8, 4, 2 or 1) that divides every address, step and length of a move."""
+    u = 8
+    for t in move.tracks:
+        for a in (t.src_at, t.dst_at, t.run):
+            u = gcd(u, int(np.gcd.reduce(a, initial=0))) if a.size else u
+        steps = np.where(t.count > 1, t.src_step, 0), np.where(t.count > 1, t.dst_step, 0)
+        for a in steps:
+            u = gcd(u, int(np.gcd.reduce(a, initial=0))) if a.size else u
+    return u
+
+
+def flatten(tracks: tuple[Track, ...]) -> tuple[Ints, Ints, Ints, Ints]:
+    """(source cell, destination cell, source offset, destination offset) of every step of the outer tracks."""
+    out = tuple(np.zeros(1, np.int64) for _ in range(4))
+    for t in tracks[:-1]:
+        which = np.repeat(np.arange(len(t)), t.count)
+        nth = np.arange(which.size) - np.repeat(np.cumsum(t.count) - t.count, t.count)
+        own = (
+            t.src_cell[which],
+            t.dst_cell[which],
+            t.src_at[which] + nth * t.src_step[which],
+            t.dst_at[which] + nth * t.dst_step[which],
+        )
+        out = tuple((a[:, None] + b[None, :]).reshape(-1) for a, b in zip(out, own, strict=True))
+    return out[0], out[1], out[2], out[3]
+
+
+def bases(memory: TileMemory, buffer: Buffer, offset: int) -> tuple[Ints, Ints]:
+    """[cells, replicas] tile ids and byte addresses of every cell of a buffer."""
+    layout = buffer.layout
+    tiles = layout.tiles.reshape(-1, layout.replicas)
+    at = memory.base(buffer, tiles.reshape(-1), offset).reshape(tiles.shape)
+    if layout.slots is not None:
+        at = at + (layout.slots.reshape(-1).astype(np.int64) * layout.slot_bytes)[:, None]
+    return tiles.astype(np.int64), at
+
+
+def carry(memory: TileMemory, move: Move, src: Buffer, dst: Buffer, src_offset: int, dst_offset: int) -> None:
+    """Move the bytes of one move. A destination that has a replica of the source takes its own."""
+    if not move.tracks:
+        return
+    word = unit(move)
+    view = memory.bytes.view(_WORDS.get(word, np.dtype(np.uint8)))
+    src_tiles, src_base = bases(memory, src, src_offset)
+    dst_tiles, dst_base = bases(memory, dst, dst_offset)
+    inner = move.tracks[-1]
+    _carry(
+        view,
+        *(a // s for a, s in zip(flatten(move.tracks), (1, 1, word, word), strict=True)),
+        inner.src_cell,
+        inner.dst_cell,
+        inner.src_at // word,
+        inner.dst_at // word,
+        inner.count,
+        inner.src_step // word,
+        inner.dst_step // word,
+        inner.run // word,
+        src_tiles,
+        src_base // word,
+        dst_tiles,
+        dst_base // word,
+    )
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _carry(
+    mem: NDArray[np.generic],
+    o_sc: Ints, o_dc: Ints, o_sa: Ints, o_da: Ints,
+    i_sc: Ints, i_dc: Ints, i_sa: Ints, i_da: Ints, i_n: Ints, i_ss: Ints, i_ds: Ints, i_run: Ints,
+    src_tiles: Ints, src_base: Ints, dst_tiles: Ints, dst_base: Ints,
+) -> None:  # fmt: skip
+    copies = src_tiles.shape[1]
+    for o in range(o_sc.size):
+        for i in range(i_sc.size):
+            sc = o_sc[o] + i_sc[i]
+            dc = o_dc[o] + i_dc[i]
+            run = i_run[i]
+            for r in range(dst_tiles.shape[1]):
+                pick = 0
+                for c in range(copies):
+                    if src_tiles[sc, c] == dst_tiles[dc, r]:
+                        pick = c
+                        break
+                s = src_base[sc, pick] + o_sa[o] + i_sa[i]
+                d = dst_base[dc, r] + o_da[o] + i_da[i]
+                for _ in range(i_n[i]):
+                    for w in range(run):
+                        mem[d + w] = mem[s + w]
+                    s += i_ss[i]
+                    d += i_ds[i]

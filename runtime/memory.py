@@ -1,0 +1,46 @@
+"""Tile memory: one array of tiles x bytes, and the one function that turns (buffer, tiles) into addresses."""
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.diagnostics import error
+from ipucc.program.model import Buffer
+from ipucc.target import Target
+
+__all__ = ["TileMemory"]
+
+# One offset on all tiles would fall into the same cache sets if the row pitch were a multiple of a page.
+_PITCH_PAD = 64
+# Words are at most 16 bytes wide in the exchange kernels: their reads may not leave the mapping.
+_GUARD = 4096
+
+
+class TileMemory:
+    """The memory of all tiles, zero at the start. Pages are taken when they are first touched.
+
+    Rows are physical tile ids. Every access goes through `base`, which checks tile ids and extents.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.tiles = target.tiles
+        self.tile_bytes = target.tile_bytes
+        self.pitch = target.tile_bytes + _PITCH_PAD
+        self._map = mmap.mmap(-1, self.tiles * self.pitch + _GUARD)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            # Huge pages would make the whole machine resident for a program that uses a few bytes per tile.
+            self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+
+    def base(self, buffer: Buffer, tiles: NDArray[np.integer], offset: int) -> NDArray[np.int64]:
+        """Address in `bytes` of the buffer's first byte on each tile. Raises IPU0507 outside of tile memory."""
+        if offset < 0 or offset + buffer.nbytes > self.tile_bytes:
+            raise error(
+                "IPU0507",
+                f"buffer {buffer.name!r} lies at bytes {offset}..{offset + buffer.nbytes} of a tile "
+                f"that has {self.tile_bytes}",
+            )
+        if tiles.size and (int(tiles.min()) < 0 or int(tiles.max()) >= self.tiles):
+            raise error("IPU0507", f"buffer {buffer.name!r} names a tile outside 0..{self.tiles - 1}")
+        return tiles.astype(np.int64) * self.pitch + offset

@@ -40,7 +40,7 @@ clean:
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ipucc needs Python 3.11 or newer: PYTHON=...")'
-	@	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 # An environment that already has everything is taken as it is, without a network. setuptools is installed beside
 # the project, so that this holds for the build of the project itself, and for the test that builds a wheel.

@@ -1,5 +1,7 @@
 """What the figures of the built-in machines say, held against published numbers."""
 
+from pathlib import Path
+
 import pytest
 
 from ipucc.target import KINDS, list_targets, load_target, target_figures
@@ -75,3 +77,18 @@ def test_time_follows_the_clock():
     assert gc200.cycles_to_seconds(1_325_000) == pytest.approx(1e-3)
     assert bow.cycles_to_seconds(1_850_000) == pytest.approx(1e-3)
     assert gc200.host_bytes_per_cycle * gc200.clock_hz == pytest.approx(gc200.host_bytes_per_second)
+
+
+def test_the_documentation_gives_the_figures_of_the_machine_files():
+    page = (Path(__file__).parents[2] / "docs" / "targets.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `")]
+    shown = {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in rows if len(cells) == 6}
+    given = {
+        key: [unit, *values]
+        for (key, unit), values in zip(
+            [(figure.key, figure.unit) for figure in target_figures("gc200")],
+            zip(*([figure.value for figure in target_figures(name)] for name in list_targets()), strict=True),
+            strict=True,
+        )
+    }
+    assert {key: [cells[0], *map(float, cells[1:])] for key, cells in shown.items()} == given

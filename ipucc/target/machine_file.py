@@ -147,9 +147,7 @@ def _read(name_or_path: str | Path, folder: Path | None = None, depth: int = 0) 
     if not isinstance(base_name, str) or not base_name:
         raise CompileError(_error("IPU0704", where, "'base' must be the name of a target or a machine file"))
     if depth == _MAX_BASES:
-        raise CompileError(
-            _error("IPU0702", where, f"more than {_MAX_BASES} machine files build on each other")
-        )
+        raise CompileError(_error("IPU0702", where, f"more than {_MAX_BASES} machine files build on each other"))
     return _merge(document, path.stem, where, _read(base_name, here, depth + 1))
 
 
@@ -174,9 +172,7 @@ def _merge(document: Mapping[str, object], name: str, where: str, base: _Machine
     return _Machine(where, name, description, figures)
 
 
-def _text(
-    document: Mapping[str, object], key: str, default: str, where: str, problems: list[Diagnostic]
-) -> str:
+def _text(document: Mapping[str, object], key: str, default: str, where: str, problems: list[Diagnostic]) -> str:
     value = document.get(key, default)
     if not isinstance(value, str) or not value.isprintable() or (key in document and not value):
         problems.append(_error("IPU0704", where, f"{key!r} must be one line of text"))
@@ -221,9 +217,7 @@ def _figure(key: str, given: object, where: str, may_be_bare: bool) -> Figure | 
     if unit != slot.range.unit:
         return refuse(f"the unit must be {slot.range.unit!r}, not {unit!r}")
     if not slot.range.low <= value <= slot.range.high:
-        return refuse(
-            f"{value} lies outside {slot.range.low:.10g} .. {slot.range.high:.10g} {slot.range.unit}"
-        )
+        return refuse(f"{value} lies outside {slot.range.low:.10g} .. {slot.range.high:.10g} {slot.range.unit}")
     if not isinstance(kind, str) or kind not in KINDS:
         return refuse(f"the kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if not isinstance(source, str) or not source:
@@ -260,9 +254,7 @@ def _contradictions(target: Target) -> list[str]:
             f"together exceed tile_bytes {target.tile_bytes}"
         )
     if target.reserved_bytes >= target.executable_bytes:
-        found.append(
-            f"reserved_bytes {target.reserved_bytes} use up executable_bytes {target.executable_bytes}"
-        )
+        found.append(f"reserved_bytes {target.reserved_bytes} use up executable_bytes {target.executable_bytes}")
     for key in ("tile_bytes", "executable_bytes", "interleaved_bytes", "reserved_bytes"):
         if getattr(target, key) % _REGION_GRAIN:
             found.append(f"{key} must be a multiple of {_REGION_GRAIN}")

@@ -42,11 +42,14 @@ def inline_local_functions(model: ir.Model, where: str | None = None) -> None:
     name_nodes(model)
 
 
-def inline_schema_functions(model: ir.Model, native: Collection[str], where: str | None = None) -> int:
+def inline_schema_functions(
+    model: ir.Model, native: Collection[str], where: str | None = None, *, typed: bool = True
+) -> int:
     """Replace ops outside `native` by the function that ONNX defines them as, repeatedly; the number replaced.
 
-    Types and shapes must have been inferred. A node whose function cannot be built (ONNX builds some of them from
-    operands that may be absent) stays as it is.
+    ONNX builds the function of some ops from the types of the operands: they are left out if not `typed`, else types
+    and shapes must have been inferred. A node whose function cannot be built (ONNX builds some from operands that
+    may be absent) stays as it is.
     """
     opset = model.graph.opset_imports[""]
     failed: set[ir.Node] = set()
@@ -56,7 +59,7 @@ def inline_schema_functions(model: ir.Model, native: Collection[str], where: str
         for node in model.graph.all_nodes():
             if node.domain or node.op_type in native or node.op_type in NEVER_INLINED or node in failed:
                 continue
-            function = _schema_function(node, opset)
+            function = _schema_function(node, opset, typed)
             if function is None:
                 failed.add(node)
                 continue
@@ -112,7 +115,7 @@ def _since(op_type: str, opset: int) -> int | None:
         return None
 
 
-def _schema_function(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
+def _schema_function(node: ir.Node, opset: int, typed: bool) -> onnx.FunctionProto | None:
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
     except SchemaError:
@@ -125,7 +128,7 @@ def _schema_function(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
         function.ParseFromString(bodies.get_function_with_opset_version(version))
         return function
     version = max((v for v in bodies.context_dependent_function_opset_versions if v <= opset), default=None)
-    if version is None:
+    if version is None or not typed:
         return None
     _fill_defaults(node, schema)
     types = [_type_proto(value).SerializeToString() for value in node.inputs]
@@ -135,6 +138,8 @@ def _schema_function(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     except Exception:  # the C++ builder asserts on absent operands; the op is then reported as unsupported
         return None
     function.ParseFromString(body)
+    # A body without an optional result lists it all the same.
+    del function.output[len(node.outputs) :]
     return function if function.node else None
 
 

@@ -56,6 +56,7 @@ def load_model(
     model.graph.sort()
     model = convert_opset(model)
     rewrite_contrib(model)
+    inline_schema_functions(model, native, where, typed=False)
     forget_shapes(model)
     settle(model, where)
     if expand_attention(model, where) + inline_schema_functions(model, native, where):

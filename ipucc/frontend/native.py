@@ -16,7 +16,7 @@ NATIVE_OPS: frozenset[str] = frozenset(
     """.split()  # noqa: SIM905
 )
 
-# Functions whose bodies would not help: random numbers, sequences, and windows and loops that inference cannot size.
+# Functions whose bodies would not help: random numbers, sequences, and loops that inference cannot size.
 NEVER_INLINED: frozenset[str] = frozenset(
-    ["Attention", "BlackmanWindow", "Bernoulli", "HammingWindow", "HannWindow", "Range", "SequenceMap"]
+    ["Attention", "Bernoulli", "LinearAttention", "Range", "SequenceMap"]
 )

@@ -5,11 +5,14 @@ import onnx_ir as ir
 from onnx.defs import SchemaError
 
 from ipucc.diagnostics import Diagnostic
-from ipucc.graph.edit import describe
+from ipucc.frontend.unsupported import nearest_rewrite
+from ipucc.graph.edit import copy_type, describe
 from ipucc.graph.onnx_api import run_inference
 
 # Results whose size is only known when the data is.
 DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "StringSplit"})
+# Ops for which onnx infers nothing, and whose result has the type and shape of the first operand.
+SHAPED_AS_FIRST = frozenset({"GroupNormalization"})
 _TENSOR_KINDS = (ir.TensorType,)
 
 
@@ -29,10 +32,27 @@ def forget_symbols(model: ir.Model) -> None:
 
 
 def infer_shapes(model: ir.Model, where: str | None = None) -> None:
-    """Set type and shape of every value that onnx's inference (with data propagation) can tell.
+    """Set type and shape of every value that onnx's inference (with data propagation) can tell, or SHAPED_AS_FIRST.
 
     Raises IPU0114 for every node whose operands contradict each other.
     """
+    _infer(model, where)
+    while _infer_own(model):
+        _infer(model, where)
+
+
+def _infer_own(model: ir.Model) -> int:
+    count = 0
+    for node in model.graph.all_nodes():
+        if node.domain == "" and node.op_type in SHAPED_AS_FIRST:
+            source, result = node.inputs[0], node.outputs[0]
+            if source is not None and is_static(source) and not is_static(result):
+                copy_type(source, result)
+                count += 1
+    return count
+
+
+def _infer(model: ir.Model, where: str | None) -> None:
     inferred = run_inference(model, where)
     result = ir.from_proto(inferred)
     for graph, twin in zip(model.graphs(), result.graphs(), strict=True):
@@ -93,10 +113,17 @@ def _explain(node: ir.Node, value: ir.Value, where: str | None) -> Diagnostic:
         id, message = "IPU0206", f'the size of the result "{value.name}" depends on data'
     else:
         open_operands = [v.name for v in node.inputs if v is not None and v.const_value is None]
-        shape = f"{value.shape}" if value.shape is not None else "no shape"
+        shape = _shape_text(value)
         message = f'the result "{value.name}" has no static shape ({shape})'
         listed = ", ".join(f'"{name}"' for name in open_operands)
         notes = (f"operands that are not constant: {listed}",) if listed else ()
         helps = ("shapes, axes and counts must be constants of the model",)
         id = "IPU0206" if value.type is not None else "IPU0115"
-    return Diagnostic(id, "error", message, describe(node), op, where, notes, helps)
+    return Diagnostic(id, "error", message, describe(node), op, where, notes, nearest_rewrite(node) or helps)
+
+
+def _shape_text(value: ir.Value) -> str:
+    if value.shape is None:
+        return "no shape"
+    # The names of unknown sizes are inference's own.
+    return f"[{','.join(str(size) if isinstance(size, int) else '?' for size in value.shape)}]"

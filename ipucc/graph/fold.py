@@ -111,13 +111,15 @@ class _Folder:
             return _missing(node, known)
         if (lazy := _lazily(node)) is not None:
             return [lazy]
-        sizes = [_elements(value) for value in results]
         if any(tensor.size > self.max_input for tensor in known):
             return None
-        if any(size is None and node.op_type != "NonZero" for size in sizes):
-            return None
-        if any(size is not None and size > self.max_output for size in sizes):
-            return None
+        for value in results:
+            size = _elements(value) if node.op_type != "Range" else _range_elements(node)
+            # NonZero gives at most one column per element of its operand.
+            if size is None and node.op_type == "NonZero":
+                continue
+            if size is None or size > self.max_output:
+                return None
         arrays = _evaluate(node, self.opset)
         for value, array in zip(results, arrays, strict=True):
             if array.size > self.max_output or not _agrees(value, array):
@@ -254,6 +256,16 @@ def _recipe(node: ir.Node, shape: tuple[int, ...]) -> Callable[[], Array] | None
             return lambda: np.broadcast_to(number, shape)
         case _:
             return None
+
+
+def _range_elements(node: ir.Node) -> int | None:
+    """The length of a Range: inference knows it for some element types only."""
+    operands = [value.const_value for value in node.inputs if value is not None]
+    numbers = [float(np.asarray(t.numpy()).reshape(())) for t in operands if t is not None and t.size == 1]
+    if len(numbers) != 3 or not np.isfinite(numbers).all() or numbers[2] == 0:
+        return None
+    start, limit, delta = numbers
+    return max(int(np.ceil((limit - start) / delta)), 0)
 
 
 def _elements(value: ir.Value) -> int | None:

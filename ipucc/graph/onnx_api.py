@@ -83,10 +83,17 @@ def run_inference(model: ir.Model, where: str | None = None) -> onnx.ModelProto:
     stated results contradict each other.
     """
     proto = strip(model).proto
-    try:
-        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    except Exception as cause:  # InferenceError, or RuntimeError from an assertion of the C++ code
-        raise CompileError(_contradictions(model, str(cause), where)) from cause
+    failure: Exception | None = None
+    # Data propagation finds more shapes, and contradictions where there are none (it confuses a number with a vector
+    # of one). So it is tried first, and not believed.
+    for data_prop in (True, False):
+        try:
+            return onnx.shape_inference.infer_shapes(
+                proto, check_type=True, strict_mode=True, data_prop=data_prop
+            )
+        except Exception as cause:  # InferenceError, or RuntimeError from an assertion of the C++ code
+            failure = cause
+    raise CompileError(_contradictions(model, str(failure), where)) from failure
 
 
 def _contradictions(model: ir.Model, text: str, where: str | None) -> list[Diagnostic]:

@@ -6,7 +6,7 @@ names of graph outputs and merges provenance (`metadata_props["ipucc.origin"]`, 
 joined by commas).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ipucc.diagnostics import CompileError, error
+from ipucc.graph.tensors import MissingTensor
 
 Array: TypeAlias = npt.NDArray[np.generic]
 AttrLike: TypeAlias = bool | int | float | str | Sequence[int] | Sequence[float]
@@ -216,6 +217,33 @@ class Editor:
             self._scalars[key] = value
         return value
 
+    def derived(
+        self,
+        sources: Sequence[ir.Value],
+        compute: Callable[..., Array],
+        shape: Sequence[int],
+        dtype: ir.DataType,
+        name: str = "const",
+    ) -> ir.Value | None:
+        """A new initializer computed from the arrays of constants; None if one of the sources is no constant.
+
+        Where the data of a source is absent (shape-only models), so is that of the result.
+        """
+        if not all(is_constant(value) for value in sources):
+            return None
+        tensors = [ir.convenience.get_const_tensor(value) for value in sources]
+        absent = next((t for t in tensors if isinstance(t, MissingTensor)), None)
+        if absent is None:
+            arrays = [constant_array(value) for value in sources]
+            if any(array is None for array in arrays):
+                return None
+            return self.constant(np.asarray(compute(*arrays)).astype(dtype.numpy()).reshape(shape), name=name)
+        fresh = self.fresh(name)
+        tensor = MissingTensor(fresh, dtype, ir.Shape(shape), absent.reason)
+        value = ir.Value(name=fresh, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
+        self.model.graph.register_initializer(value)
+        return value
+
     def node(
         self,
         op: str,
@@ -264,7 +292,9 @@ class Editor:
             if value is None:
                 continue
             if value.name is None or value.type is None:
-                raise error("IPU0115", f"value {value.name!r} has no type", node=describe(node), op=node.op_type)
+                raise error(
+                    "IPU0115", f"value {value.name!r} has no type", node=describe(node), op=node.op_type
+                )
             types[value.name] = _type_proto(value)
             array = constant_array(value, limit=_INFERENCE_DATA_LIMIT)
             if array is not None:

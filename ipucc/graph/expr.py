@@ -22,7 +22,6 @@ from ipucc.diagnostics import CompileError, error
 
 Scalar: TypeAlias = bool | int | float
 AttrValue: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...]
-Expr: TypeAlias = "Operand | Const | Call"
 
 MAX_DEPTH: Final = 100
 """Nesting that the parser accepts; fused expressions of real models stay below 20."""
@@ -115,7 +114,7 @@ class Call:
     """An op over arguments. `attrs` is sorted by name and holds no attribute that equals its default."""
 
     op: str
-    args: tuple[Expr, ...]
+    args: tuple["Expr", ...]
     attrs: tuple[tuple[str, AttrValue], ...] = ()
 
     def attr(self, name: str) -> AttrValue:
@@ -127,6 +126,9 @@ class Call:
         if default is None:
             raise KeyError(name)
         return default
+
+
+Expr: TypeAlias = Operand | Const | Call
 
 
 def call(op: str, args: Sequence[Expr], attrs: Mapping[str, AttrValue] | None = None) -> Call:

@@ -20,7 +20,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import onnx
 import onnx_ir as ir
@@ -41,6 +41,7 @@ from ipucc.graph.edit import (
 )
 from ipucc.graph.expr import COMMUTATIVE
 
+T = TypeVar("T")
 Captured: TypeAlias = "ir.Value | AttrLike | None"
 AttrPattern: TypeAlias = "AttrLike | Var"
 
@@ -189,6 +190,13 @@ def require(condition: bool, reason: str) -> None:
     """Ends the replacement unless the condition holds; the reason becomes a `missed` remark at the node."""
     if not condition:
         raise _Missed(reason)
+
+
+def present(value: T | None, reason: str) -> T:
+    """The value, if there is one; None ends the replacement as `require` does."""
+    if value is None:
+        raise _Missed(reason)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +404,7 @@ def _match_value(pattern: Pattern, value: ir.Value | None, state: _State, root: 
             yield bound
     elif isinstance(pattern, Literal):
         number = scalar(value)
-        if number is not None and math.isclose(number, pattern.value, rel_tol=pattern.rtol, abs_tol=1e-12):
+        if number is not None and math.isclose(number, pattern.value, rel_tol=pattern.rtol):
             yield state
     elif isinstance(pattern, OpPattern):
         node = value.producer()

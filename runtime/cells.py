@@ -82,6 +82,7 @@ def store(
     """Write the valid extent of every cell, rounded once to the buffer's type; the rest of a grain becomes zero."""
     layout = buffer.layout
     kind = storage_type(buffer.dtype)
+    dense = _fitted(dense, layout.cell)
     at = _rows(memory, buffer, tiles, binding, part, offset)
     window = np.lib.stride_tricks.as_strided(
         memory.bytes, (memory.tiles * memory.pitch - layout.slot_bytes + 1, layout.slot_bytes), (1, 1)
@@ -94,6 +95,14 @@ def store(
     else:
         out = _to_storage(_mask(rounded, layout, binding.cells[part], 0), layout, tiles.size)
     window[at] = out.reshape(tiles.size, -1).view(np.uint8)
+
+
+def _fitted(dense: Array, cell: tuple[int, ...]) -> Array:
+    """[tiles, cell...]: partials get their leading dimensions of one, a round of smaller cells is padded."""
+    dense = dense.reshape(dense.shape[0], *([1] * (len(cell) + 1 - dense.ndim)), *dense.shape[1:])
+    if dense.shape[1:] != cell:
+        dense = np.pad(dense, [(0, 0), *((0, n - m) for n, m in zip(cell, dense.shape[1:], strict=True))])
+    return dense
 
 
 def _to_storage(dense: Array, layout: Layout, count: int) -> Array:

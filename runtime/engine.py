@@ -142,11 +142,13 @@ class Engine:
         memory, buffers = self._memory(), self.program.buffers
         largest = max(prod(buffers[b.buffer].layout.cell) for b in (*step.operands, *step.results))
         size = max(1, _CHUNK_ELEMENTS // max(1, largest))
+        sizes = {axis: int(n.max(initial=0)) for axis, n in step.cells.n.items()}
         for start in range(0, step.tiles.size, size):
             part = slice(start, min(start + size, step.tiles.size))
             tiles = step.tiles[part]
             arrays = [load(memory, buffers[b.buffer], tiles, b, part, offsets[b.buffer]) for b in step.operands]
-            cells = Cells({k: v[part] for k, v in step.cells.lo.items()}, {k: v[part] for k, v in step.cells.n.items()})
+            lo = {k: v[part] for k, v in step.cells.lo.items()}
+            cells = Cells(lo, {k: v[part] for k, v in step.cells.n.items()}, sizes)
             with np.errstate(all="ignore"):
                 results = step.codelet.compute(arrays, cells)
             for b, result in zip(step.results, results, strict=True):

@@ -22,12 +22,16 @@ __all__ = [
 
 @dataclass(eq=False)
 class Buffer:
-    """Storage of one tensor version. `offset` is in bytes from the start of a tile's memory, -1 before allocation."""
+    """Storage of one tensor version. `offset` is in bytes from the start of a tile's memory, -1 before allocation.
+
+    A buffer with `alias` is another reading of that buffer's bytes: elements agree in tile and address.
+    """
 
     name: str
     dtype: str
     layout: Layout
     offset: int = -1
+    alias: int = -1
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,274 @@
+"""All plans of one op, priced at once, and the few worth offering to placement.
+
+Every combination of useful part counts of the op's axes (and of serial steps, where the operands would not fit) is
+priced by the codelet's own cycle formula on arrays; a diverse set is kept: the fastest, the leanest, and the fastest of
+differing shapes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.dtypes import itemsize
+from ipucc.ops.spec import Along, Everything, Operand, Span, TileOp
+from ipucc.passes.plan.grid import Plan
+from ipucc.target import Target
+from ipucc.tiles.cuts import useful_parts
+
+__all__ = ["Candidates", "enumerate_plans"]
+
+Counts = NDArray[np.int64]
+
+_MAX_COMBINATIONS: Final = 60_000
+_SERIAL: Final = (1, 2, 4, 8, 16, 32)
+_WEIGHT_WORTH_GATHERING: Final = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Kept plans with their estimates: cycles without the edges, bytes resident (weights) and bytes while running."""
+
+    plans: tuple[Plan, ...]
+    cycles: tuple[int, ...]
+
+
+def enumerate_plans(op: TileOp, hosted: tuple[bool, ...], target: Target, budget: int, keep: int) -> list[Plan]:
+    """At most `keep` plans for an op. `hosted[i]` says that operand i is written by the host where it is needed.
+
+    `budget` is the memory of a tile in bytes that one op may take; plans above it are dropped unless none is left,
+    then the leanest is returned.
+    """
+    parts = _combinations(op, target)
+    if op.result.axes:
+        serial_axes = [a for a in op.axes if a.kind == "parallel"]
+    else:
+        serial_axes = []
+    rows: list[tuple[Counts, str | None, int]] = [(parts, None, 1)]
+    base = _price(op, hosted, target, parts, None, 1)
+    if not (base.memory <= budget).any() or int(base.memory.min()) > budget // 2:
+        for axis in serial_axes:
+            for steps in _SERIAL[1:]:
+                if steps <= -(-axis.size // axis.grain):
+                    rows.append((parts, axis.name, steps))
+    found: list[tuple[Plan, int, int]] = []
+    for table, axis_name, steps in rows:
+        priced = base if axis_name is None else _price(op, hosted, target, table, axis_name, steps)
+        found += _select(op, table, priced, axis_name, steps, hosted, target, budget, keep)
+    fitting = [f for f in found if f[2] <= budget]
+    pool = fitting or sorted(found, key=lambda f: f[2])[:1]
+    pool.sort(key=lambda f: (f[1], f[2]))
+    return [p for p, _, _ in _diverse(pool, keep)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Priced:
+    score: Counts
+    memory: Counts
+    gather_score: Counts
+    gather_memory: Counts
+    shared: Counts
+
+
+def _combinations(op: TileOp, target: Target) -> Counts:
+    """[combinations, axes]: useful part counts with a product of at most the number of tiles."""
+    table = np.zeros((1, 0), np.int64)
+    product = np.ones(1, np.int64)
+    for axis in op.axes:
+        cuttable = axis.kind == "parallel" or (axis.kind == "reduce" and op.partial is not None)
+        options = useful_parts(-(-axis.size // axis.grain), target.tiles) if cuttable else np.ones(1, np.int64)
+        while options.size > 4 and table.shape[0] * options.size > _MAX_COMBINATIONS:
+            options = np.unique(np.append(options[::2], options[-1]))
+        grown = product[:, None] * options[None, :]
+        row, col = np.nonzero(grown <= target.tiles)
+        table = np.concatenate([table[row], options[col][:, None]], axis=1)
+        product = grown[row, col]
+    return table
+
+
+def _extents(op: TileOp, parts: Counts, serial: str | None, steps: int) -> dict[str, Counts]:
+    """Extent of the largest cell of one round, per axis."""
+    out = {}
+    for i, axis in enumerate(op.axes):
+        grains = -(-axis.size // axis.grain)
+        cell = -(-grains // parts[:, i])
+        if axis.name == serial:
+            cell = -(-cell // steps)
+        out[axis.name] = np.minimum(cell * axis.grain, axis.size)
+    return out
+
+
+def _operand_elements(operand: Operand, n: Mapping[str, Counts]) -> Counts:
+    """Elements of an operand that the largest cell needs, grains rounded up."""
+    total = np.ones(1, np.int64)
+    grain = max(1, 16 // itemsize(operand.dtype))
+    for d, kind in enumerate(operand.dims):
+        if isinstance(kind, Everything):
+            size: Counts = np.full(1, kind.size, np.int64)
+        elif isinstance(kind, Along):
+            size = n[kind.axis]
+        else:
+            size = _span_extent(kind, n[kind.axis])
+        if d == operand.grain_dim:
+            size = -(-size // grain) * grain
+        total = total * size
+    return total
+
+
+def _span_extent(span: Span, n: Counts) -> Counts:
+    """The widest hull of any n consecutive indices of a span."""
+    out = np.zeros_like(n)
+    for length in np.unique(n).tolist():
+        k = min(int(length), span.lo.size)
+        starts = np.arange(span.lo.size - k + 1)
+        out[n == length] = int((span.hi[starts + k - 1] - span.lo[starts]).max(initial=1))
+    return np.maximum(out, 1)
+
+
+def _price(
+    op: TileOp, hosted: tuple[bool, ...], target: Target, parts: Counts, serial: str | None, steps: int
+) -> _Priced:
+    n = _extents(op, parts, serial, steps)
+    count = parts.shape[0]
+    split = {a.name: parts[:, i] for i, a in enumerate(op.axes)}
+    reduce = np.ones(count, np.int64)
+    for a in op.axes:
+        if a.kind == "reduce":
+            reduce = reduce * split[a.name]
+    cell = np.ones(count, np.int64)
+    for a in op.result.axes:
+        cell = cell * n[a]
+    whole = np.broadcast_to(op.codelet.cycles(n, target), count).astype(np.int64)
+    compute, moved, phases = whole, np.zeros(count), np.ones(count, np.int64)
+    temp = np.broadcast_to(op.codelet.temp_bytes(n, target), count).astype(np.int64)
+    if op.partial is not None and op.combine is not None:
+        partial_bytes = itemsize(op.partial_dtype)
+        first = np.broadcast_to(op.partial.cycles(n, target), count)
+        dealt = dict(n)
+        for a in op.axes:
+            if a.kind == "reduce":
+                dealt[a.name] = split[a.name]
+        if op.result.axes:
+            # The reduction deals a cell out to the tiles of its group, along its largest axis.
+            main = max(op.result.axes, key=lambda a: op.axis(a).size)
+            dealt[main] = np.maximum(1, -(-n[main] // reduce))
+        second = np.broadcast_to(op.combine.cycles(dealt, target), count)
+        has = reduce > 1
+        compute = np.where(has, first + second, whole)
+        moved = np.where(has, cell * partial_bytes * (reduce - 1) / reduce, 0.0)
+        phases = np.where(has, 2, 1)
+        temp = temp + np.where(has, cell * partial_bytes * 2, 0)
+    result = cell * itemsize(op.result.dtype) * steps
+    resident, shared = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    spread = np.zeros(count, np.int64)
+    used = parts.prod(axis=1)
+    for operand, at_host in zip(op.operands, hosted, strict=True):
+        size = np.broadcast_to(_operand_elements(operand, n) * itemsize(operand.dtype), count).astype(np.int64)
+        along = {d.axis for d in operand.dims if not isinstance(d, Everything)}
+        again = steps if serial is None or serial in along else 1
+        if not at_host:
+            moved = moved + size * (steps if serial in along else 1)
+            temp = temp + size * (2 if operand.pack_dim is not None else 1)
+            continue
+        cells = np.ones(count, np.int64)
+        for a in along:
+            cells = cells * split[a]
+        copies = np.maximum(1, used // cells)
+        resident = resident + size * again
+        worth = (copies > 1) & (size > _WEIGHT_WORTH_GATHERING)
+        shared = shared + np.where(worth, size, 0)
+        spread = spread + np.where(worth, -(-size // copies) + 64, size) * again
+    rate = target.exchange_bytes_per_cycle
+    fabric = (moved / rate * target.exchange_factor).astype(np.int64) + phases * target.phase_cycles
+    score = compute * steps + fabric + np.where(phases > 0, 0, 0)
+    extra = (shared / rate * target.exchange_factor).astype(np.int64) * steps + target.phase_cycles
+    return _Priced(score, resident + result + temp, score + extra, spread + shared + result + temp, shared)
+
+
+def _select(
+    op: TileOp,
+    parts: Counts,
+    priced: _Priced,
+    serial: str | None,
+    steps: int,
+    hosted: tuple[bool, ...],
+    target: Target,
+    budget: int,
+    keep: int,
+) -> list[tuple[Plan, int, int]]:
+    """The best rows by time, by memory and along the front between them, resident and gathered."""
+    out: list[tuple[Plan, int, int]] = []
+    for gathered in (False, True):
+        score = priced.gather_score if gathered else priced.score
+        memory = priced.gather_memory if gathered else priced.memory
+        rows = np.flatnonzero(priced.shared > 0) if gathered else np.arange(score.size)
+        if not rows.size:
+            continue
+        order = rows[np.lexsort((memory[rows], score[rows]))]
+        fits = order[memory[order] <= budget]
+        chosen = list(fits[: 4 * keep].tolist())
+        best = np.minimum.accumulate(memory[order])
+        front = order[np.append(True, best[1:] < best[:-1])]
+        chosen += front.tolist()
+        for i in dict.fromkeys(chosen):
+            plan = Plan(_ordered(op, parts[i], hosted), None if serial is None else (serial, steps), gathered)
+            out.append((plan, int(score[i]), int(memory[i])))
+    return out
+
+
+def _ordered(op: TileOp, row: Counts, hosted: tuple[bool, ...]) -> tuple[tuple[str, int], ...]:
+    """Axes outermost first: reduce axes, then by how much a moved operand is shared along them, most shared last.
+
+    Neighbouring tiles then receive the same data of the largest operand, which the exchange moves at the pair rate.
+    """
+    n = {a.name: -(-a.size // int(p)) for a, p in zip(op.axes, row, strict=True)}
+
+    def shared(axis: str) -> int:
+        total = 0
+        for operand, at_host in zip(op.operands, hosted, strict=True):
+            along = {d.axis for d in operand.dims if not isinstance(d, Everything)}
+            if not at_host and axis not in along:
+                size = 1
+                for a in along:
+                    size *= n[a]
+                total += size * itemsize(operand.dtype)
+        return total
+
+    names = [(a.kind != "reduce", shared(a.name), i, a.name, int(p))
+             for i, (a, p) in enumerate(zip(op.axes, row, strict=True))]  # fmt: skip
+    return tuple((name, p) for *_, name, p in sorted(names))
+
+
+def _diverse(pool: list[tuple[Plan, int, int]], keep: int) -> list[tuple[Plan, int, int]]:
+    """A third the fastest, a third along the front of time and memory, the rest the fastest of new shapes."""
+    if len(pool) <= keep:
+        return pool
+    chosen = dict.fromkeys(range(-(-keep // 3)))
+    least = 1 << 62
+    front = []
+    for i, (_, _, memory) in enumerate(pool):
+        if memory < least:
+            least = memory
+            front.append(i)
+    step = max(1, len(front) // max(1, keep // 3))
+    for i in [*front[::step], front[-1]]:
+        chosen.setdefault(i)
+    shapes = {_shape(pool[i][0]) for i in chosen}
+    for i, (plan, _, _) in enumerate(pool):
+        if len(chosen) >= keep:
+            break
+        if _shape(plan) not in shapes:
+            shapes.add(_shape(plan))
+            chosen.setdefault(i)
+    for i in range(len(pool)):
+        if len(chosen) >= keep:
+            break
+        chosen.setdefault(i)
+    return [pool[i] for i in sorted(chosen)]
+
+
+def _shape(plan: Plan) -> tuple[object, ...]:
+    """What makes two plans alike for their neighbours: the cut of the largest two axes, to a factor of two."""
+    return (tuple((a, p.bit_length()) for a, p in plan.parts), plan.serial is None, plan.gathered)

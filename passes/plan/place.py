@@ -1,0 +1,86 @@
+"""The place step: chooses one plan per op for the whole graph."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ipucc.diagnostics import CompileError, error
+from ipucc.ops.graph import TileGraph
+from ipucc.passes.plan.cpsat import solve
+from ipucc.passes.plan.greedy import greedy
+from ipucc.passes.plan.problem import Candidate, Problem
+
+__all__ = ["Placement", "Solver", "place"]
+
+Solver = Literal["cpsat", "greedy"]
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """The chosen candidate of every op, and how good the choice is: status, objective and bound in cycles, gap."""
+
+    problem: Problem
+    chosen: tuple[Candidate, ...]
+    solver: str
+    status: str
+    objective: int
+    bound: int
+    peak_bytes: int
+
+    @property
+    def gap(self) -> float:
+        """(objective - bound) / objective; 0 is a proof."""
+        return (self.objective - self.bound) / self.objective if self.objective else 0.0
+
+
+def place(graph: TileGraph, problem: Problem, cap: int, solver: Solver, effort: float) -> Placement:
+    """Plans for all ops within `cap` bytes per tile. Raises IPU0402 (with the fullest step) where there are none."""
+    start = greedy(problem, cap)
+    choice, status, bound = start, "feasible", 0
+    if solver == "cpsat":
+        found = solve(problem, cap, start, effort)
+        status, bound = found.status, found.bound
+        if found.status == "infeasible":
+            raise _too_large(graph, problem, cap)
+        if found.choice is not None and (
+            choice is None or problem.evaluate(found.choice).cycles <= problem.evaluate(choice).cycles
+        ):
+            choice = found.choice
+        elif choice is not None:
+            status = "feasible"
+    if choice is None:
+        raise _too_large(graph, problem, cap)
+    score = problem.evaluate(choice)
+    chosen = tuple(problem.candidates[o][c] for o, c in enumerate(choice))
+    return Placement(problem, chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes)
+
+
+def _too_large(graph: TileGraph, problem: Problem, cap: int) -> CompileError:
+    """What does not fit, where, by how much, and what would help."""
+    least = [
+        min(range(len(c)), key=lambda i: (c[i].resident + c[i].result + c[i].temp, i)) for c in problem.candidates
+    ]
+    score = problem.evaluate(least)
+    op = graph.ops[score.peak_op]
+    here = problem.candidates[score.peak_op][least[score.peak_op]]
+    resident = problem.fixed_bytes + sum(problem.candidates[o][c].resident for o, c in enumerate(least))
+    alive = [(problem.candidates[o][least[o]].result, graph.ops[o].name) for o in problem.live[score.peak_op]]
+    alive.sort(reverse=True)
+    tensors = ", ".join(f"{name} {size:,} B" for size, name in alive[:4])
+    return error(
+        "IPU0402",
+        f"tile 0 needs {score.peak_bytes:,} bytes in step {score.peak_op} and has {cap:,} for data",
+        node=op.origin[0] if op.origin else op.name,
+        op=op.kind,
+        notes=[
+            f"weights {resident:,} B, live tensors {sum(s for s, _ in alive):,} B, temporaries {here.temp:,} B",
+            f"largest live tensors: {tensors}",
+        ],
+        help=[
+            "--precision fp16 halves weights and activations of a float32 model",
+            "--block 16 --density 0.25 keeps a quarter of the weights of linear layers",
+            "a smaller batch or sequence (--input-shape, --dim)",
+        ],
+        data={"tile": 0, "step": score.peak_op, "needed": score.peak_bytes, "limit": cap},
+    )
+
+

@@ -1,0 +1,389 @@
+"""The placement problem: candidates per op, costs per edge, memory per step, all as numbers.
+
+Solvers (`greedy`, `cpsat`) see only this. A choice is one candidate index per op; `Problem.evaluate` is the plain cost
+function that prices any choice, whoever made it.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.codelets.copy import Pack
+from ipucc.dtypes import itemsize
+from ipucc.ops.graph import TileGraph
+from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
+from ipucc.passes.plan.enumerate import enumerate_plans
+from ipucc.passes.plan.grid import Grid, Plan, operand_layout
+from ipucc.passes.plan.overlap import Overlaps
+from ipucc.passes.plan.stages import Stage, partial_operand, stages_of
+from ipucc.target import Target
+from ipucc.tiles.cuts import cut_axis, nested_cut
+from ipucc.tiles.layout import Layout
+from ipucc.tiles.view import View
+
+__all__ = ["Candidate", "Edge", "Problem", "Score", "build_problem", "gather_home", "gatherable", "spread_layout"]
+
+Table = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One plan of one op with what it costs alone: cycles, and bytes on the fullest tile.
+
+    `resident` are weights and inputs that the host writes for this op, `result` its result, `temp` everything that
+    lives only while the op runs.
+    """
+
+    plan: Plan
+    stages: tuple[Stage, ...]
+    cycles: int
+    resident: int
+    result: int
+    temp: int
+
+    @property
+    def layout(self) -> Layout:
+        """Where the result rests."""
+        return self.stages[-1].layout
+
+
+@dataclass(frozen=True, eq=False)
+class Edge:
+    """Cycles of bringing one source of an operand from `producer` to `consumer`, by their candidates.
+
+    A producer of -1 is a tensor with a fixed layout: the table then has one row.
+    """
+
+    producer: int
+    consumer: int
+    table: Table
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a choice costs: estimated cycles, and the fullest step's bytes with its op."""
+
+    cycles: int
+    peak_bytes: int
+    peak_op: int
+
+
+@dataclass(eq=False)
+class Problem:
+    """`live[t]` lists the ops whose results are live while op t runs, t itself included."""
+
+    graph: TileGraph
+    target: Target
+    candidates: list[list[Candidate]]
+    edges: list[Edge]
+    live: list[list[int]]
+    fixed_bytes: int
+    home: dict[int, tuple[int, int]]
+    fixed: dict[int, Layout]
+
+    def evaluate(self, choice: Sequence[int]) -> Score:
+        """Cycles and memory of a choice, from the tables."""
+        cycles = sum(self.candidates[o][c].cycles for o, c in enumerate(choice))
+        for e in self.edges:
+            cycles += int(e.table[choice[e.producer] if e.producer >= 0 else 0, choice[e.consumer]])
+        weights = self.fixed_bytes + sum(self.candidates[o][c].resident for o, c in enumerate(choice))
+        peak, at = weights, 0
+        for t, alive in enumerate(self.live):
+            held = weights + self.candidates[t][choice[t]].temp
+            held += sum(self.candidates[o][choice[o]].result for o in alive)
+            if held > peak:
+                peak, at = held, t
+        return Score(cycles, peak, at)
+
+
+def spread_layout(shape: tuple[int, ...], dtype: str, grain_dim: int, target: Target) -> Layout:
+    """A tensor spread evenly over the tiles, largest dimensions cut first: where a host tensor rests by default."""
+    size = itemsize(dtype)
+    grain = max(1, 16 // size)
+    parts = [1] * len(shape)
+    left = target.tiles
+    for d in sorted(range(len(shape)), key=lambda i: (-shape[i], i)):
+        grains = -(-shape[d] // (grain if d == grain_dim else 1))
+        parts[d] = max(1, min(left, grains))
+        left //= parts[d]
+    cuts = tuple(cut_axis(n, parts[d], grain if d == grain_dim else 1) for d, n in enumerate(shape))
+    grid = [c[0].size for c in cuts]
+    tiles = np.arange(prod(grid), dtype=np.int32).reshape(*grid, 1)
+    return Layout(shape, cuts, tiles, size, grain_dim)
+
+
+def build_problem(graph: TileGraph, target: Target, budget: int, keep: int) -> Problem:
+    """Candidates of every op (equal ops share theirs) and the cost tables of every edge (equal edges likewise)."""
+    maker = _Maker(graph, target, budget, keep)
+    return maker.build()
+
+
+@dataclass(eq=False)
+class _Maker:
+    graph: TileGraph
+    target: Target
+    budget: int
+    keep: int
+    overlaps: Overlaps = field(init=False)
+    producer: dict[int, int] = field(default_factory=dict)
+    home: dict[int, tuple[int, int]] = field(default_factory=dict)
+    signatures: list[str] = field(default_factory=list)
+    shared: dict[str, list[Candidate]] = field(default_factory=dict)
+    tables: dict[tuple[str, ...], Table] = field(default_factory=dict)
+    fixed: dict[int, Layout] = field(default_factory=dict)
+
+    def build(self) -> Problem:
+        self.overlaps = Overlaps(self.target)
+        for i, op in enumerate(self.graph.ops):
+            self.producer[op.result.tensor] = i
+        self._homes()
+        candidates: list[list[Candidate]] = []
+        for i, op in enumerate(self.graph.ops):
+            follow = self._followed(op)
+            text = self._signature(i, op)
+            if follow is not None:
+                text += "<" + self.signatures[follow[0]]
+            sig = hashlib.sha256(text.encode()).hexdigest()
+            self.signatures.append(sig)
+            if sig not in self.shared:
+                self.shared[sig] = self._candidates(i, op, follow, candidates)
+            candidates.append(self.shared[sig])
+        edges = [e for i, op in enumerate(self.graph.ops) for e in self._edges(i, op, candidates)]
+        last = self._last_use()
+        live: list[list[int]] = [[] for _ in self.graph.ops]
+        for o, op in enumerate(self.graph.ops):
+            for t in range(o, last[op.result.tensor] + 1):
+                live[t].append(o)
+        fixed_bytes = sum(layout.nbytes for layout in self.fixed.values())
+        return Problem(self.graph, self.target, candidates, edges, live, fixed_bytes, self.home, self.fixed)
+
+    def _homes(self) -> None:
+        """The first op that reads a host tensor as a whole operand gives it its home; other reads are edges."""
+        for i, op in enumerate(self.graph.ops):
+            for k, operand in enumerate(op.operands):
+                if self._hostable(operand) and operand.sources[0].tensor not in self.home:
+                    self.home[operand.sources[0].tensor] = (i, k)
+        for op in self.graph.ops:
+            for operand in op.operands:
+                for s in operand.sources:
+                    t = self.graph.tensors[s.tensor]
+                    if t.kind != "result" and s.tensor not in self.home and s.tensor not in self.fixed:
+                        self.fixed[s.tensor] = spread_layout(t.shape, t.dtype, t.grain_dim, self.target)
+
+    def _hostable(self, operand: Operand) -> bool:
+        tensor = self.graph.tensors[operand.sources[0].tensor] if len(operand.sources) == 1 else None
+        return (
+            tensor is not None
+            and tensor.kind != "result"
+            and operand.sources[0].view.is_identity
+            and operand.grain_dim == tensor.grain_dim
+        )
+
+    def hosted(self, i: int, op: TileOp) -> tuple[bool, ...]:
+        return tuple(
+            self._hostable(o) and self.home.get(o.sources[0].tensor) == (i, k) for k, o in enumerate(op.operands)
+        )
+
+    def _signature(self, i: int, op: TileOp) -> str:
+        """Everything that an op's candidates depend on, names left out."""
+        parts: list[object] = [
+            [(a.name, a.size, a.kind, a.grain) for a in op.axes],
+            [(list(o.shape), o.dtype, o.grain_dim, o.pack_dim, o.epilogue, [_dim(d) for d in o.dims],
+              len(o.sources)) for o in op.operands],
+            [list(op.result.axes), op.result.dtype, op.result.grain_dim, op.partial_dtype],
+            [c.to_json() if c is not None else None for c in (op.codelet, op.partial, op.combine)],
+            self.hosted(i, op),
+        ]  # fmt: skip
+        return json.dumps(parts, default=str)
+
+    def _followed(self, op: TileOp) -> tuple[int, int] | None:
+        """(producer, operand) whose layout this op can take over as it is, if there is one."""
+        if any(a.kind == "reduce" for a in op.axes):
+            return None
+        for k, o in enumerate(op.operands):
+            source = o.sources[0]
+            if len(o.sources) == 1 and source.tensor in self.producer and source.view.is_identity \
+                    and o.dims == tuple(Along(a) for a in op.result.axes) and o.grain_dim == op.result.grain_dim:
+                return self.producer[source.tensor], k  # fmt: skip
+        return None
+
+    def _candidates(
+        self, i: int, op: TileOp, follow: tuple[int, int] | None, known: list[list[Candidate]]
+    ) -> list[Candidate]:
+        hosted = self.hosted(i, op)
+        plans = enumerate_plans(op, hosted, self.target, self.budget, self.keep)
+        if follow is not None:
+            plans += [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
+        return [self._candidate(op, hosted, p) for p in plans]
+
+    def _candidate(self, op: TileOp, hosted: tuple[bool, ...], plan: Plan) -> Candidate:
+        stages = stages_of(op, plan)
+        cycles = resident = temp = 0
+        for s, stage in enumerate(stages):
+            rounds = stage.grid.rounds
+            first = stage.grid.round(0)
+            n = {a: (hi - lo).astype(np.int64) for a, (lo, hi) in first.cells.items()}
+            cells = np.meshgrid(*[n[a] for a in first.axes], indexing="ij") if first.axes else []
+            full = {a: c.reshape(-1) for a, c in zip(first.axes, cells, strict=True)} or {"": np.ones(1, np.int64)}
+            cycles += rounds * int(np.max(stage.codelet.cycles(full, self.target)))
+            here = int(np.max(stage.codelet.temp_bytes(full, self.target)))
+            if stage.takes_partials:
+                before = stages[s - 1]
+                dst = operand_layout(partial_operand(op, before), first)
+                view = _identity_of(before.layout)
+                src = before.layout
+                cycles += rounds * self.overlaps.cost(_first_round(src), dst, view).total
+                here += dst.nbytes + src.nbytes
+            elif s + 1 < len(stages):
+                here += stage.layout.nbytes
+            for k in stage.operands:
+                o = op.operands[k]
+                layout = operand_layout(o, stage.grid)
+                if hosted[k]:
+                    home = gather_home(layout) if plan.gathered and gatherable(layout) else layout
+                    resident += home.nbytes
+                    if home is not layout:
+                        here += layout.slot_bytes
+                        cycles += rounds * self.overlaps.cost(home, layout, _identity_of(layout)).total
+                else:
+                    here += layout.slot_bytes
+                if o.pack_dim is not None:
+                    packed = operand_layout(o, first, o.pack_dim)
+                    here += packed.slot_bytes
+                    cycles += rounds * pack_cycles(o, packed, self.target)
+            temp = max(temp, here)
+        return Candidate(plan, stages, cycles, resident, stages[-1].layout.nbytes, temp)
+
+    def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[Edge]:
+        out = []
+        hosted = self.hosted(i, op)
+        for k, o in enumerate(op.operands):
+            if hosted[k]:
+                continue
+            for s in o.sources:
+                out.append(self._edge(i, k, o, s, candidates))
+        return out
+
+    def _edge(self, i: int, k: int, o: Operand, s: Source, candidates: list[list[Candidate]]) -> Edge:
+        tensor = s.tensor
+        view_key = hashlib.sha256(
+            b"".join(g.index.tobytes() + repr((g.src, g.dst)).encode() for g in s.view.groups)
+        ).hexdigest()
+        if tensor in self.producer:
+            j = self.producer[tensor]
+            rows = [c.layout for c in candidates[j]]
+            key: tuple[str, ...] = (self.signatures[j], self.signatures[i], str(k), view_key)
+        elif tensor in self.fixed:
+            j, rows = -1, [self.fixed[tensor]]
+            key = (repr((self.fixed[tensor].shape, self.fixed[tensor].grain_dim)), self.signatures[i], str(k), view_key)
+        else:
+            j, kk = self.home[tensor]
+            rows = [self._home_layout(j, kk, c) for c in candidates[j]]
+            key = (self.signatures[j] + str(kk), self.signatures[i], str(k), view_key)
+        if key not in self.tables:
+            table = np.zeros((len(rows), len(candidates[i])), np.int64)
+            for q, cand in enumerate(candidates[i]):
+                stage = next(st for st in cand.stages if k in st.operands)
+                layout = operand_layout(o, stage.grid.round(0))
+                full = operand_layout(o, stage.grid)
+                rounds = stage.grid.rounds if full.slots is not None else 1
+                for p, src in enumerate(rows):
+                    cost = self.overlaps.cost(src, layout, s.view)
+                    table[p, q] = (cost.total if k == 0 else cost.exchange + cost.copy) * rounds
+            self.tables[key] = table
+        return Edge(j, i, self.tables[key])
+
+    def _home_layout(self, j: int, k: int, cand: Candidate) -> Layout:
+        o = self.graph.ops[j].operands[k]
+        stage = next(st for st in cand.stages if k in st.operands)
+        layout = operand_layout(o, stage.grid)
+        return gather_home(layout) if cand.plan.gathered and gatherable(layout) else layout
+
+    def _last_use(self) -> dict[int, int]:
+        last = {op.result.tensor: i for i, op in enumerate(self.graph.ops)}
+        for i, op in enumerate(self.graph.ops):
+            for o in op.operands:
+                for s in o.sources:
+                    if s.tensor in last:
+                        last[s.tensor] = i
+        for out in self.graph.outputs:
+            last[out.source.tensor] = len(self.graph.ops) - 1
+        return last
+
+
+def _dim(d: object) -> object:
+    if isinstance(d, Span):
+        return [d.axis, hashlib.sha256(d.lo.tobytes() + d.hi.tobytes()).hexdigest()]
+    return repr(d)
+
+
+def _identity_of(layout: Layout) -> View:
+    return View.identity(layout.shape)
+
+
+def _first_round(layout: Layout) -> Layout:
+    """The part of a layout in slot 0 (all rounds of a serial plan look alike)."""
+    if layout.slots is None:
+        return layout
+    index = [slice(None)] * len(layout.shape)
+    for d in range(len(layout.shape)):
+        along = np.moveaxis(layout.slots, d, 0)
+        if (along != along[:1]).any():
+            index[d] = slice(0, None, layout.slot_count)
+    cuts = tuple((lo[s], hi[s]) for (lo, hi), s in zip(layout.cuts, index, strict=True))
+    return Layout(layout.shape, cuts, layout.tiles[(*index, slice(None))], layout.itemsize, layout.grain_dim)
+
+
+def _follow(op: TileOp, layout: Layout) -> Plan | None:
+    """The plan that computes where `layout` holds the operand; None where the op cannot be cut like that."""
+    if layout.slots is not None or layout.replicas != 1:
+        return None
+    cells = {}
+    for name, (lo, hi) in zip(op.result.axes, layout.cuts, strict=True):
+        axis = op.axis(name)
+        if (axis.kind == "whole" and lo.size > 1) or (lo % axis.grain).any():
+            return None
+        cells[name] = (lo, hi)
+    for axis in op.axes:
+        if axis.name not in cells:
+            cells[axis.name] = cut_axis(axis.size, 1)
+    extra = tuple(a.name for a in op.axes if a.name not in op.result.axes)
+    tiles = layout.tiles[..., 0].reshape(*layout.grid, *([1] * len(extra)))
+    grid = Grid((*op.result.axes, *extra), cells, tiles)
+    parts = tuple((a, cells[a][0].size) for a in grid.axes)
+    return Plan(parts, grid=grid)
+
+
+def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:
+    """Cycles of re-ordering the largest cell of an operand."""
+    axes = tuple(f"d{d}" for d in range(len(operand.shape)))
+    n = {a: np.full(1, size, np.int64) for a, size in zip(axes, layout.cell, strict=True)}
+    return int(Pack(axes).cycles(n, target)[0])
+
+
+def gatherable(layout: Layout) -> bool:
+    """Whether a weight is large and shared enough to rest in one copy."""
+    return layout.replicas > 1 and layout.slot_bytes > 2048
+
+
+def gather_home(layout: Layout) -> Layout:
+    """One copy of an operand, every cell dealt over the tiles that hold it: cut again along its longest dimension
+    other than the grain's (or the grain's, in whole grains, where it has no other)."""
+    def grains(d: int) -> int:
+        return -(-layout.cell[d] // layout.grain) if d == layout.grain_dim else layout.cell[d]
+
+    d = max(range(len(layout.shape)), key=lambda i: (grains(i), -i))
+    ways = min(layout.replicas, grains(d))
+    cut = nested_cut(layout.cuts[d], ways, layout.grain if d == layout.grain_dim else 1)
+    cuts = tuple(cut if i == d else c for i, c in enumerate(layout.cuts))
+    # [..., n_d, ..., replicas] -> [..., n_d * ways, ..., 1]
+    spread = np.moveaxis(layout.tiles[..., :ways], -1, d + 1)
+    shape = [n * ways if i == d else n for i, n in enumerate(layout.grid)]
+    tiles = np.ascontiguousarray(spread.reshape(*shape, 1))
+    slots = None if layout.slots is None else np.repeat(layout.slots, ways, axis=d)
+    return Layout(layout.shape, cuts, tiles, layout.itemsize, layout.grain_dim, slots)

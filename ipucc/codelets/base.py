@@ -28,10 +28,18 @@ _REGISTRY: dict[str, type["Codelet"]] = {}
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The cells of one compute set: per axis the first global index and the true extent on every tile."""
+    """The cells of one compute set: per axis the first global index and the true extent on every tile.
+
+    `sizes` gives the extents that results are padded to, where only some tiles of the compute set are at hand.
+    """
 
     lo: Mapping[str, Counts]
     n: Mapping[str, Counts]
+    sizes: Mapping[str, int] | None = None
+
+    def padded(self, axis: str) -> int:
+        """The extent of the largest cell of the compute set along an axis."""
+        return self.sizes[axis] if self.sizes is not None else int(self.n[axis].max(initial=0))
 
     def mask(self, axis: str, padded: int) -> NDArray[np.bool_]:
         """[tiles, padded]: which positions along an axis lie inside the cell."""

@@ -50,7 +50,7 @@ class Copy(Codelet):
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         tiles = operands[0].shape[0]
-        sizes = [int(cells.n[f"d{d}"].max(initial=0)) for d in range(len(self.shape))]
+        sizes = [cells.padded(f"d{d}") for d in range(len(self.shape))]
         out = np.full((tiles, *sizes), self.gap).astype(compute_type(self.dtype))
         grain = max(1, GRAIN_BYTES // itemsize(self.dtype))
         for (shape, grain_dim, groups), x in zip(self.parts, operands, strict=True):

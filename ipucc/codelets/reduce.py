@@ -9,10 +9,10 @@ import numpy as np
 
 from ipucc.codelets.base import Array, Cells, Codelet, Counts, register
 from ipucc.codelets.matmul import epilogue_cycles, finish
-from ipucc.dtypes import itemsize
+from ipucc.dtypes import STORAGE, is_float, itemsize
 from ipucc.target import Target
 
-__all__ = ["IDENTITY", "Reduce"]
+__all__ = ["IDENTITY", "Reduce", "identity"]
 
 IDENTITY: Final[dict[str, float]] = {
     "sum": 0.0,
@@ -23,7 +23,17 @@ IDENTITY: Final[dict[str, float]] = {
     "prod": 1.0,
     "or": 0.0,
 }
-"""What an element outside a cell's extent must be, so that it does not count."""
+"""What an element outside a cell's extent must be, so that it does not count (floats; see `identity`)."""
+
+
+def identity(op: str, dtype: str) -> float:
+    """`IDENTITY` in an element type: integers have no infinities, their least and largest values stand in."""
+    if is_float(dtype) or np.isfinite(IDENTITY[op]):
+        return IDENTITY[op]
+    if dtype == "bool":
+        return float(op == "min")
+    limits = np.iinfo(STORAGE[dtype].name)
+    return float(limits.min if op == "max" else limits.max)
 
 
 @register
@@ -61,7 +71,8 @@ class Reduce(Codelet):
         shared = np.maximum(1, target.workers // np.maximum(blocks, 1))
         rounds = -(-blocks // target.workers)
         work = 20 + (loads * -(-depth // shared) + 8 + np.where(shared > 1, 2 * shared, 0)) * rounds
-        return 33 + target.workers * work + epilogue_cycles(self.expr, outputs, self.dtype, len(self.extras), target)
+        late = epilogue_cycles(self.expr, outputs, self.dtype, len(self.extras), target)
+        return np.asarray(33 + target.workers * work + late, np.int64)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         x, *extras = operands
@@ -80,7 +91,7 @@ class Reduce(Codelet):
         elif self.op == "min":
             out = x.min(axis=where)
         elif self.op == "or":
-            out = x.any(axis=where)
+            out = np.asarray(x.any(axis=where))
         else:
             out = x.prod(axis=where, dtype=x.dtype)
         if self.scale != 1.0:

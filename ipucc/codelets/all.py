@@ -1,0 +1,15 @@
+"""Every family of codelets: programs that are read from a file find theirs by name."""
+
+import importlib
+from typing import Final
+
+__all__ = ["FAMILIES", "load_all"]
+
+FAMILIES: Final = ("conv", "copy", "elementwise", "matmul", "pool", "reduce")
+"""Modules of `ipucc.codelets` that register codelets."""
+
+
+def load_all() -> None:
+    """Register all codelets; calling it again does nothing."""
+    for name in FAMILIES:
+        importlib.import_module(f"ipucc.codelets.{name}")

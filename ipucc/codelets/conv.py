@@ -1,0 +1,185 @@
+"""Convolutions with groups, strides, dilations and padding, and their transposed form, with a fused epilogue.
+
+Axes of both: n (batch), g (groups), oc and ic (channels of a group), o0, o1, ... (positions of the result).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from ipucc.codelets.amp import amp_1x1, amp_nx1
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
+from ipucc.codelets.matmul import epilogue_cycles, finish
+from ipucc.codelets.windows import aligned, taps
+from ipucc.dtypes import itemsize
+from ipucc.target import Target
+
+__all__ = ["Conv", "ConvTranspose"]
+
+# Elements of the unfolded windows that are multiplied at once: 16 MiB of float32.
+_UNFOLDED = 1 << 22
+
+
+@register
+@dataclass(frozen=True)
+class Conv(Codelet):
+    """x[n, g, oc, o..] = sum over ic and taps k of X[n, g, ic, o * stride + k * dilation - begin] W[g, oc, ic, k..];
+    then `expr` over x and the epilogue's operands.
+
+    `grains` is, per spatial dimension, the multiple of elements at which cells of X begin (1 unless it arrives in
+    grains of that dimension). Outside the tensor and the cell, X and W must be 0.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    grains: tuple[int, ...]
+    dtype: str
+    partials: str
+    expr: str = ""
+    extras: tuple[str, ...] = ()
+
+    name: ClassVar[str] = "conv"
+    code_bytes: ClassVar[int] = 1800
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """poplibs' AMP estimate, 1x1 or n x 1 (strided convolutions take the latter); with several groups the
+        vertical MAC form where that is faster."""
+        plain = all(s == 1 for s in self.strides)
+        positions = _positions(n, len(self.kernel))
+        work = _contraction_cycles(n, prod(self.kernel), plain, positions, self.dtype, self.partials, target)
+        results = n["n"] * n["g"] * n["oc"] * positions
+        return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
+
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        x, w, *extras = operands
+        out = [cells.padded(f"o{d}") for d in range(len(self.kernel))]
+        for d, (k, s, dil, begin, grain) in enumerate(
+            zip(self.kernel, self.strides, self.dilations, self.begins, self.grains, strict=True)
+        ):
+            # The cell of X begins at the first position that its first window needs, or at the grain before.
+            shift = (cells.lo[f"o{d}"] * s - begin) % grain
+            x = aligned(x, 4 + d, shift, max(out[d] - 1, 0) * s + (k - 1) * dil + 1)
+        windows = taps(x, self.kernel, self.strides, self.dilations, out)
+        return [finish(self.expr, _contract(windows, w, out), extras, self.dtype, self.extras)]
+
+
+@register
+@dataclass(frozen=True)
+class ConvTranspose(Codelet):
+    """x[n, g, oc, o..] = sum over ic, taps k and positions i with i * stride + k * dilation - begin = o of
+    X[n, g, ic, i..] W[g, ic, oc, k..]; then `expr` over x and the epilogue's operands. `grains` as for Conv."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    grains: tuple[int, ...]
+    dtype: str
+    partials: str
+    expr: str = ""
+    extras: tuple[str, ...] = ()
+
+    name: ClassVar[str] = "conv_transpose"
+    code_bytes: ClassVar[int] = 2000
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """poplibs' AMP n x 1 estimate. Every position of the result meets ceil(kernel / stride) taps of a dimension:
+        the planner splits a transposed convolution into one convolution per phase of the stride."""
+        met = prod(-(-k // s) for k, s in zip(self.kernel, self.strides, strict=True))
+        positions = _positions(n, len(self.kernel))
+        work = _contraction_cycles(n, met, False, positions, self.dtype, self.partials, target)
+        # One launch of the kernel per phase.
+        work = work + (prod(self.strides) - 1) * target.launch_cycles
+        results = n["n"] * n["g"] * n["oc"] * positions
+        return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
+
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        x, w, *extras = operands
+        rank = len(self.kernel)
+        out = [cells.padded(f"o{d}") for d in range(rank)]
+        for d in range(rank):
+            x = self._unfolded(x, d, cells, out[d])
+        # [tiles, n, g, ic, k0, o0, k1, o1, ...] -> [tiles, n, g, ic, k..., o...]
+        order = [*range(4), *range(4, 4 + 2 * rank, 2), *range(5, 5 + 2 * rank, 2)]
+        windows = x.transpose(order)
+        return [finish(self.expr, _contract(windows, w.swapaxes(2, 3), out), extras, self.dtype, self.extras)]
+
+    def _unfolded(self, x: Array, d: int, cells: Cells, out: int) -> Array:
+        """Spatial dimension d as two, taps and positions of the result; 0 where no element meets."""
+        k, s, dil, begin = self.kernel[d], self.strides[d], self.dilations[d], self.begins[d]
+        lo = cells.lo[f"o{d}"]
+        first = -(-(lo + begin - (k - 1) * dil) // s) // self.grains[d] * self.grains[d]
+        reach = lo[:, None, None] + np.arange(out)[None, None, :] + begin - (np.arange(k) * dil)[None, :, None]
+        at = reach // s - first[:, None, None]
+        axis = 4 + 2 * d
+        held = (reach % s == 0) & (at >= 0) & (at < x.shape[axis])
+        form = [at.shape[0]] + [1] * (x.ndim - 1)
+        form[axis] = k * out
+        index = np.clip(at, 0, max(x.shape[axis] - 1, 0)).reshape(form)
+        taken = np.where(held.reshape(form), np.take_along_axis(x, index, axis=axis), np.float32(0))
+        return taken.reshape(*x.shape[:axis], k, out, *x.shape[axis + 1 :])
+
+
+def _positions(n: Mapping[str, Counts], rank: int) -> Counts:
+    positions = np.ones_like(n["n"])
+    for d in range(rank):
+        positions = positions * n[f"o{d}"]
+    return positions
+
+
+def _contraction_cycles(
+    n: Mapping[str, Counts], window: int, plain: bool, positions: Counts, dtype: str, partials: str, target: Target
+) -> Counts:
+    rows = n["n"] * positions
+    if window == 1 and plain:
+        matrix = amp_1x1(n["g"], rows, n["ic"], n["oc"], dtype, partials, target)
+    else:
+        last = max(int(a[1:]) for a in n if a[0] == "o" and a[1:].isdigit())
+        width = n[f"o{last}"]
+        lines = rows // np.maximum(width, 1)
+        matrix = amp_nx1(n["g"], lines, width, n["ic"], n["oc"], window, dtype, partials, target)
+    # Narrow groups leave most of the matrix unit idle; with one group there is nothing else to vectorise over.
+    return np.where(n["g"] > 1, np.minimum(matrix, _vertical_cycles(n, window, rows, dtype, target)), matrix)
+
+
+def _vertical_cycles(n: Mapping[str, Counts], window: int, rows: Counts, dtype: str, target: Target) -> Counts:
+    """The vertical MAC kernel, 8 groups at once for fp16 (4 for fp32, by two vector operations where fp16 needs one).
+
+    poplibs, PerformanceEstimation.hpp (getConvPartialVerticalMac...): 13 cycles a worker, 22 to load and store the
+    accumulators and 3 + 3 (taps - 1) for the product of one position; 61 + 14 + 26 and 32 + 24 for the supervisor,
+    4 + elements / 4 for zeroing. Restated with positions dealt to the workers, so that no reduction follows.
+    """
+    wide = 8 if itemsize(dtype) <= 2 else 4
+    items = -(-n["g"] // wide) * n["oc"] * rows
+    dot = 3 + 3 * (window * n["ic"] - 1)
+    zero = 4 + -(-items * wide // target.vector_width(itemsize(dtype)))
+    worker = 13 + per_worker(items, target) * (22 + dot)
+    return 157 + zero + target.workers * worker
+
+
+def _contract(windows: Array, w: Array, out: Sequence[int]) -> Array:
+    """[tiles, n, g, oc, out...] of windows [tiles, n, g, ic, kernel..., out...] and w [tiles, g, oc, ic, kernel...]."""
+    tiles, batch, groups, ic = windows.shape[:4]
+    oc = w.shape[2]
+    kernel = windows.shape[4 : windows.ndim - len(out)]
+    if ic == 1:
+        # Without channels to contract, a product per tap is faster than many small matrix products.
+        result = np.zeros((tiles, batch, groups, oc, *out), np.float32)
+        spread = (slice(None), None, slice(None), slice(None), *([None] * len(out)))
+        for tap in np.ndindex(*kernel):
+            result += windows[(slice(None),) * 4 + tap] * w[(slice(None),) * 3 + (0, *tap)][spread]
+        return result
+    depth, places = ic * prod(kernel), prod(out)
+    flat = np.ascontiguousarray(w).reshape(tiles, 1, groups, oc, depth)
+    result = np.empty((tiles, batch, groups, oc, places), np.float32)
+    step = max(1, _UNFOLDED // max(1, batch * groups * depth * places))
+    for start in range(0, tiles, step):
+        part = slice(start, start + step)
+        columns = windows[part].reshape(-1, batch, groups, depth, places)
+        np.matmul(flat[part], columns, out=result[part])
+    return result.reshape(tiles, batch, groups, oc, *out)

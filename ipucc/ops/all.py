@@ -1,0 +1,15 @@
+"""Every family of ops: importing this module fills the table of lowerings."""
+
+import importlib
+from typing import Final
+
+__all__ = ["FAMILIES", "load_all"]
+
+FAMILIES: Final = ("conv", "elementwise", "matmul", "pool", "views")
+"""Modules of `ipucc.ops` that register lowerings."""
+
+
+def load_all() -> None:
+    """Register all lowerings; calling it again does nothing."""
+    for name in FAMILIES:
+        importlib.import_module(f"ipucc.ops.{name}")

@@ -8,9 +8,11 @@ import math
 from collections.abc import Iterable, Mapping
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import TensorProto
 
-from ipucc.diagnostics import CompileError, Diagnostic
+from ipucc.diagnostics import CompileError, Diagnostic, error
 
 # Names of values that are visible in a scope, outer scopes included.
 _Scope = frozenset[str]
@@ -39,7 +41,9 @@ _SUB_BYTE_BITS: Mapping[str, int] = {
 
 
 def check_structure(model: onnx.ModelProto, where: str | None) -> None:
-    """Raise one CompileError with every fault found: IPU0103, 0104, 0105, 0117, 0118, 0119."""
+    """Raise one CompileError with every fault found: IPU0103, 0104, 0105, 0117 to 0120."""
+    if bad := _undecodable(model):
+        raise error("IPU0118", f"the model has text that is not UTF-8: {bad!r}", where=where)
     problems: list[Diagnostic] = []
     _Checker(problems, where).graph(model.graph, frozenset(), is_main=True)
     for function in model.functions:
@@ -104,6 +108,8 @@ class _Checker:
                 if name and name not in visible:
                     self.report("IPU0117", f'operand "{name}" is defined nowhere', node)
             for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
+                    self.report("IPU0120", f'attribute "{attribute.name}" has no type', node)
                 if attribute.type == onnx.AttributeProto.TENSOR:
                     self.tensor(attribute.t, f'attribute "{attribute.name}" of node "{label(node)}"')
                 for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
@@ -157,6 +163,20 @@ class _Checker:
                 wanted = -(-count * _SUB_BYTE_BITS[name] // 8)
         if found != wanted:
             self.report("IPU0118", f"{what} holds {found} {unit}, its shape and type need {wanted}")
+
+
+def _undecodable(message: Message) -> bytes | None:
+    """A text of the message that is not UTF-8, which protobuf then gives as bytes; None if there is none."""
+    for field, content in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            for text in [content] if isinstance(content, str | bytes) else content:
+                if isinstance(text, bytes):
+                    return text
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for inner in [content] if isinstance(content, Message) else content:
+                if (bad := _undecodable(inner)) is not None:
+                    return bad
+    return None
 
 
 def find_cycle(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:

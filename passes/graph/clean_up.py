@@ -14,6 +14,7 @@ from ipucc.graph.tensors import is_missing
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.canonical import CANONICAL, normalise_attributes
 from ipucc.passes.graph.identities import IDENTITIES, bypass_expands
+from ipucc.passes.graph.views import VIEWS, sink_reshapes
 
 MAX_ROUNDS: Final = 20
 SHARED_LIMIT: Final = 1024
@@ -41,10 +42,10 @@ class CleanUp(Pass):
     def run(self, model: ir.Model, ctx: PassContext) -> bool:
         changed = False
         for _ in range(MAX_ROUNDS):
-            count = bypass_expands(model) + normalise_attributes(model)
+            count = bypass_expands(model) + normalise_attributes(model) + sink_reshapes(model)
             if self.fold:
                 count += fold_constants(model)
-            count += apply_rules(model, (*IDENTITIES, *CANONICAL))
+            count += apply_rules(model, (*IDENTITIES, *VIEWS, *CANONICAL))
             if self.cse:
                 count += share_constants(model)
                 count += bool(CommonSubexpressionEliminationPass()(model).modified)

@@ -5,12 +5,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from ipucc.graph.match import apply_rules
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.fuse_activation import FuseActivation
 from ipucc.passes.graph.fuse_attention import FuseAttention
 from ipucc.passes.graph.fuse_conv import FuseConv
 from ipucc.passes.graph.fuse_epilogue import FuseEpilogue
 from ipucc.passes.graph.fuse_norm import FuseNorm
+from ipucc.passes.graph.views import VIEWS, sink_reshapes
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Fuse(Pass):
 
     conv: bool = option(True, "fold BatchNormalization and Pad into convolutions")
     attention: bool = option(True, "softmax guards and rotary embeddings")
+    guards: str = option("prove", "as in fuse-attention", choices=("prove", "assume"))
     norm: bool = option(True, "LayerNormalization and RMSNormalization out of their parts")
     activation: bool = option(True, "activations out of their parts")
     epilogue: bool = option(True, "elementwise ops into contractions, the rest into FusedElementwise")
@@ -32,10 +35,13 @@ class Fuse(Pass):
     def run(self, model: ir.Model, ctx: PassContext) -> bool:
         wanted: tuple[tuple[bool, Pass], ...] = (
             (self.conv, FuseConv()),
-            (self.attention, FuseAttention()),
+            (self.attention, FuseAttention(guards=self.guards)),
             (self.norm, FuseNorm()),
             (self.activation, FuseActivation()),
-            (self.epilogue, FuseEpilogue()),
         )
         changed = [item.run(model, ctx) for enabled, item in wanted if enabled]
+        # Activations that became one node let the reshapes around them through.
+        changed.append(sink_reshapes(model) + apply_rules(model, VIEWS) > 0)
+        if self.epilogue:
+            changed.append(FuseEpilogue().run(model, ctx))
         return any(changed)

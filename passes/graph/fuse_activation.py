@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 
 import onnx_ir as ir
 
-from ipucc.graph.edit import AttrLike
+from ipucc.graph.edit import AttrLike, scalar
 from ipucc.graph.match import (
     Builder,
     Match,
@@ -165,15 +165,27 @@ def relu(m: Match, new: Builder, x: ir.Value) -> ir.Value | None:
     return new.Relu(x) if floating and x.shape == m.output.shape else None
 
 
-def _reciprocal_root(x: Var) -> tuple[OpPattern, ...]:
-    return x ** const(0.5), op.Reciprocal(x ** const(0.5))
+def _power(x: Var, n: Var) -> OpPattern:
+    return x**n
 
 
-@rewrite("square-root", _reciprocal_root)
-def square_root(m: Match, new: Builder, x: ir.Value) -> ir.Value:
-    """x ** 0.5 is Sqrt."""
-    root = new.Sqrt(x)
-    return root if m.root.op_type == "Pow" else new.Reciprocal(root)
+@rewrite("power", _power)
+def power(m: Match, new: Builder, x: ir.Value, n: ir.Value) -> ir.Value | None:
+    """A Pow with a small constant exponent is a product, a root or a reciprocal: Pow itself is a long
+    routine."""
+    exponent = scalar(n)
+    floating = x.dtype is not None and x.dtype.is_floating_point()
+    if not floating or x.shape != m.output.shape or exponent is None:
+        return None
+    if exponent == 2:
+        return new.Mul(x, x)
+    if exponent == 3:
+        return new.Mul(new.Mul(x, x), x)
+    if exponent == 0.5:
+        return new.Sqrt(x)
+    if exponent == -0.5:
+        return new.Reciprocal(new.Sqrt(x))
+    return new.Reciprocal(x) if exponent == -1 else None
 
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -187,7 +199,7 @@ RULES: Final[tuple[Rule, ...]] = (
     softplus,
     mish,
     relu,
-    square_root,
+    power,
 )
 
 

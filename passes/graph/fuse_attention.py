@@ -20,7 +20,7 @@ from ipucc.graph.match import (
     require,
     rewrite,
 )
-from ipucc.pass_manager import Pass, PassContext
+from ipucc.pass_manager import Pass, PassContext, option
 
 _FINITE: Final = frozenset(
     ("MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "RMSNormalization", "RotaryEmbedding")
@@ -113,6 +113,12 @@ def _guard(s: Var, axis: Var) -> OpPattern:
 
 
 @rewrite("softmax-guard", _guard)
+def softmax_guard_assumed(m: Match, new: Builder, s: ir.Value, axis: int) -> ir.Value:
+    """Where(IsNaN(y), 0, y) behind y = Softmax(s) goes."""
+    return new.Softmax(s, axis=axis)
+
+
+@rewrite("softmax-guard", _guard)
 def softmax_guard(m: Match, new: Builder, s: ir.Value, axis: int) -> ir.Value:
     """Where(IsNaN(y), 0, y) behind y = Softmax(s) goes if no row of s can be masked as a whole."""
     require(axis in (-1, len(s.shape or ()) - 1), "the softmax is not over the last axis")
@@ -183,6 +189,7 @@ def _single(value: ir.Value | None) -> int | None:
 
 
 RULES: Final[tuple[Rule, ...]] = (softmax_guard, rotary)
+ASSUMING_RULES: Final[tuple[Rule, ...]] = (softmax_guard_assumed, rotary)
 
 
 @dataclass(frozen=True)
@@ -199,5 +206,11 @@ class FuseAttention(Pass):
 
     name: ClassVar[str] = "fuse-attention"
 
+    guards: str = option(
+        "prove",
+        "prove: remove a guard if no row can be masked as a whole; assume: remove all of them",
+        choices=("prove", "assume"),
+    )
+
     def run(self, model: ir.Model, ctx: PassContext) -> bool:
-        return apply_rules(model, RULES, ctx) > 0
+        return apply_rules(model, RULES if self.guards == "prove" else ASSUMING_RULES, ctx) > 0

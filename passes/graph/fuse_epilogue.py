@@ -22,11 +22,24 @@ from ipucc.graph.edit import (
     static_shape,
 )
 from ipucc.graph.expr import call, substitute
+from ipucc.graph.match import Builder, Match, OpPattern, Var, apply_rules, op, rewrite
 from ipucc.graph.schemas import CONTRACTIONS, DOMAIN, attach_functions, expression, extra_operands
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.regions import Region, X, inline_constant, is_elementwise, users
 
 _VIEWS = ("Reshape", "Transpose")
+
+
+def _scaled(a: Var, b: Var, c: Var) -> tuple[OpPattern, ...]:
+    return op.MatMul(a * c, b), op.MatMul(a, b * c)
+
+
+@rewrite("scaled-operand", _scaled)
+def scaled_operand(m: Match, new: Builder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value | None:
+    """MatMul(a * c, b) is MatMul(a, b) * c for a scalar c: the product scales its result as it stores it."""
+    if inline_constant(c) is None or len(static_shape(c) or ()) > 1:
+        return None
+    return new.Mul(new.MatMul(a, b), c)
 
 
 @dataclass(frozen=True)
@@ -48,10 +61,11 @@ class FuseEpilogue(Pass):
     max_ops: int = option(32, "elementwise ops in one expression")
 
     def run(self, model: ir.Model, ctx: PassContext) -> bool:
+        hoister = Editor(model)
+        count = sum(_hoist(node, hoister) for node in list(model.graph.all_nodes()))
+        count += apply_rules(model, (scaled_operand,))
         fuser = _Fuser(Editor(model), ctx, self.max_operands, self.max_ops)
-        count = 0
         for graph in all_graphs(model):
-            count += sum(fuser.hoist(node) for node in list(graph))
             # From the outputs: of two contractions that meet in one op, the later one takes it.
             for node in reversed(list(graph)):
                 count += fuser.contraction(node)
@@ -69,42 +83,6 @@ class _Fuser:
     ctx: PassContext
     max_operands: int
     max_ops: int
-
-    def hoist(self, node: ir.Node) -> bool:
-        """f(view(y)) becomes view(f(y)) for ops with literals only, where f can then join what computes y."""
-        if node.graph is None or not is_elementwise(node) or node.domain:
-            return False
-        sources = [v for v in node.inputs if v is not None and inline_constant(v) is None]
-        views = _views_above(sources[0]) if len(sources) == 1 else []
-        result = node.outputs[0]
-        if not views or static_shape(result) != static_shape(sources[0]):
-            return False
-        top = views[-1].inputs[0]
-        producer = top.producer() if top is not None else None
-        if producer is None or producer.graph is not node.graph or len(users(producer.outputs[0])) != 1:
-            return False
-        if not (_is_contraction(producer) or is_elementwise(producer)):
-            return False
-        # The op moves up: it reads what the first view reads, and the views read it.
-        node_inputs = [top if v is sources[0] else v for v in node.inputs]
-        moved = ir.Node(
-            "",
-            node.op_type,
-            node_inputs,
-            node.attributes.values(),
-            name=self.editor.fresh(node.name or node.op_type),
-            metadata_props=dict(node.metadata_props),
-        )
-        moved.outputs[0].name = self.editor.fresh(f"{moved.name}_out")
-        _graph_of(views[-1]).insert_before(views[-1], moved)
-        self.editor.infer(moved)
-        views[-1].replace_input_with(0, moved.outputs[0])
-        for view in views:
-            view.outputs[0].type = result.type
-        if not self.editor.replace(result, sources[0]):
-            return False
-        self.editor.remove_dead([node])
-        return True
 
     def contraction(self, node: ir.Node) -> bool:
         """Moves what follows a contraction into it."""
@@ -166,7 +144,8 @@ class _Fuser:
                 if not all(user in inside for user in users(value)):
                     continue
                 wider = [*members, producer]
-                if self._fits(_region_of(wider), result):
+                region = _region_of(wider)
+                if self._fits(region, result) and not region.repeats(result):
                     return wider
         return None
 
@@ -209,6 +188,8 @@ class _Fuser:
             return "an operand is larger than the result"
         if exit_value.dtype is None or not exit_value.dtype.is_floating_point():
             return f"its result is {exit_value.dtype}"
+        if repeated := region.repeats(exit_value):
+            return f"{', '.join(repeated)} would be computed twice"
         if not self._fits(region, exit_value):
             return f"more than {self.max_operands} operands or {self.max_ops} ops"
         return None
@@ -262,6 +243,43 @@ class _Fuser:
         fused.name = name
         if not is_output:
             fused.outputs[0].name = value_name
+
+
+def _hoist(node: ir.Node, editor: Editor) -> bool:
+    """f(view(y)) becomes view(f(y)) for ops with literals only, where f can then join what computes y."""
+    if node.graph is None or not is_elementwise(node) or node.domain:
+        return False
+    sources = [v for v in node.inputs if v is not None and inline_constant(v) is None]
+    views = _views_above(sources[0]) if len(sources) == 1 else []
+    result = node.outputs[0]
+    if not views or static_shape(result) != static_shape(sources[0]):
+        return False
+    top = views[-1].inputs[0]
+    producer = top.producer() if top is not None else None
+    if producer is None or producer.graph is not node.graph or len(users(producer.outputs[0])) != 1:
+        return False
+    if not (_is_contraction(producer) or is_elementwise(producer)):
+        return False
+    # The op moves up: it reads what the first view reads, and the views read it.
+    node_inputs = [top if v is sources[0] else v for v in node.inputs]
+    moved = ir.Node(
+        "",
+        node.op_type,
+        node_inputs,
+        node.attributes.values(),
+        name=editor.fresh(node.name or node.op_type),
+        metadata_props=dict(node.metadata_props),
+    )
+    moved.outputs[0].name = editor.fresh(f"{moved.name}_out")
+    _graph_of(views[-1]).insert_before(views[-1], moved)
+    editor.infer(moved)
+    views[-1].replace_input_with(0, moved.outputs[0])
+    for view in views:
+        view.outputs[0].type = result.type
+    if not editor.replace(result, sources[0]):
+        return False
+    editor.remove_dead([node])
+    return True
 
 
 def _graph_of(node: ir.Node) -> ir.Graph:

@@ -1,13 +1,14 @@
-"""Rules of `clean-up`: nodes that compute what one of their operands already is, and pairs of views."""
+"""Rules of `clean-up`: nodes that compute what one of their operands already is."""
 
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from ipucc.graph.edit import AttrLike, constant_array, scalar, static_shape, value_dtype
+from ipucc.graph.edit import constant_array, scalar, static_shape, value_dtype
 from ipucc.graph.expr import ELEMENTWISE
 from ipucc.graph.match import Builder, Match, OpPattern, Rule, Var, const, maybe, op, rewrite
+from ipucc.passes.graph.views import is_view_permutation, permutation
 
 MASK_LIMIT: Final = 1 << 20
 """Constant masks of at most this many elements are read to see whether they are uniform."""
@@ -57,22 +58,6 @@ def no_op(
     return x if same else None
 
 
-def permutation(node: ir.Node) -> tuple[int, ...]:
-    """The axes of a Transpose; by default they are reversed."""
-    found = node.attributes.get("perm")
-    if found is not None:
-        return tuple(found.as_ints())
-    value = node.inputs[0]
-    rank = len(value.shape) if value is not None and value.shape is not None else 0
-    return tuple(reversed(range(rank)))
-
-
-def is_view_permutation(shape: tuple[int, ...], perm: tuple[int, ...]) -> bool:
-    """Whether a permutation moves axes of size 1 only, so that the order of the elements stays."""
-    moved = [axis for axis in perm if shape[axis] != 1]
-    return moved == sorted(moved)
-
-
 def _neutral(x: Var) -> tuple[OpPattern, ...]:
     zero, one = const(0, rtol=0), const(1, rtol=0)
     return x + zero, x - zero, x * one, x / one, x**one
@@ -105,65 +90,6 @@ def _twice(x: Var, inner: Var) -> tuple[OpPattern, ...]:
 def idempotent(m: Match, new: Builder, inner: ir.Value) -> ir.Value:
     """Relu(Relu(x)) is Relu(x)."""
     return inner
-
-
-def _view_of_view(x: Var, a: Var) -> OpPattern:
-    return op.Reshape(x, a, any_attrs=True)
-
-
-@rewrite("reshape-of-reshape", _view_of_view)
-def reshape_of_reshape(m: Match, new: Builder, x: ir.Value) -> ir.Value | None:
-    """The result of a Reshape is reshaped from its source; the first goes if nothing else uses it."""
-    producer = x.producer()
-    if (
-        producer is None
-        or (producer.domain, producer.op_type) != ("", "Reshape")
-        or producer.inputs[0] is None
-    ):
-        return None
-    return reshape_to(new, producer.inputs[0], static_shape(m.output))
-
-
-def reshape_to(new: Builder, x: ir.Value, shape: tuple[int, ...] | None) -> ir.Value | None:
-    """A Reshape to a static shape; None where the shape is unknown."""
-    if shape is None:
-        return None
-    # ONNX reads a 0 as "keep the size"; allowzero lets it mean an empty axis.
-    attrs: dict[str, AttrLike] = {"allowzero": 1} if 0 in shape else {}
-    return new.Reshape(x, np.array(shape, dtype=np.int64), **attrs)
-
-
-def _transposes(x: Var, inner: Var) -> OpPattern:
-    return op.Transpose(op.Transpose(x, any_attrs=True, out=inner), any_attrs=True)
-
-
-@rewrite("transpose-of-transpose", _transposes)
-def transpose_of_transpose(m: Match, new: Builder, x: ir.Value, inner: ir.Value) -> ir.Value:
-    """Two permutations are one."""
-    producer = inner.producer()
-    assert producer is not None
-    first, second = permutation(producer), permutation(m.root)
-    return new.Transpose(x, perm=tuple(first[i] for i in second))
-
-
-def _views(x: Var, a: Var) -> tuple[OpPattern, ...]:
-    return (
-        op.Squeeze(x, maybe(a)),
-        op.Unsqueeze(x, a),
-        op.Flatten(x, any_attrs=True),
-        op.Transpose(x, any_attrs=True),
-    )
-
-
-@rewrite("view-as-reshape", _views)
-def view_as_reshape(m: Match, new: Builder, x: ir.Value) -> ir.Value | None:
-    """Squeeze, Unsqueeze, Flatten, and a Transpose that moves axes of size 1 only, are a Reshape."""
-    shape = static_shape(x)
-    if m.root.op_type == "Transpose" and (
-        shape is None or not is_view_permutation(shape, permutation(m.root))
-    ):
-        return None
-    return reshape_to(new, x, static_shape(m.output))
 
 
 def _casts(x: Var, to: Var, middle: Var) -> OpPattern:
@@ -254,9 +180,6 @@ IDENTITIES: Final[tuple[Rule, ...]] = (
     neutral_operand,
     involution,
     idempotent,
-    reshape_of_reshape,
-    transpose_of_transpose,
-    view_as_reshape,
     cast_of_cast,
     decided_where,
     decided_mask,

@@ -1,5 +1,6 @@
 """Regions of elementwise nodes that become one expression, and the reading of a node as an expression."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,12 +22,18 @@ from ipucc.graph.expr import (
     call,
     constant_type,
     format,
+    ops,
     substitute,
     value_group,
 )
 from ipucc.graph.schemas import DOMAIN, expression
 
 X: Final = Operand("x")
+
+CHEAP: Final = frozenset(
+    ("Add", "Sub", "Mul", "Neg", "Abs", "Max", "Min", "Clip", "Relu", "Cast", "And", "Or", "Not")
+)
+"""Ops that cost less than the load and store of a result: an expression may hold them twice."""
 
 
 def is_elementwise(node: ir.Node) -> bool:
@@ -107,8 +114,13 @@ class Region:
         return Operand(name)
 
     def size(self, result: ir.Value) -> int:
-        """The ops that computing the result takes, equal sub-expressions counted once."""
-        return len(set(_calls(self.exprs[result])))
+        """The ops that computing the result takes."""
+        return len(ops(self.exprs[result]))
+
+    def repeats(self, result: ir.Value) -> tuple[str, ...]:
+        """The costly ops that the expression computes more than once."""
+        counted = Counter(c for c in _calls(self.exprs[result]) if c.op not in CHEAP)
+        return tuple(c.op for c, n in counted.items() if n > 1)
 
     def finish(self, result: ir.Value) -> tuple[str, tuple[ir.Value, ...]]:
         """The text of the result's expression, and the operands a0, a1, ... in order."""

@@ -156,7 +156,7 @@ def compile_graph(
             on_pass(name, spent)
 
     begin = time.perf_counter()
-    graph = build_tile_graph(model, BuildOptions("float16" if options.partials == "fp16" else "float32"))
+    graph = build_tile_graph(model, BuildOptions(target, "float16" if options.partials == "fp16" else "float32"))
     timed("schedule", begin)
     begin = time.perf_counter()
     # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.

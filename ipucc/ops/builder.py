@@ -19,6 +19,7 @@ from ipucc.dtypes import STORAGE, itemsize, to_storage
 from ipucc.graph.tensors import is_missing
 from ipucc.ops.graph import Output, Ref, TileGraph, TileTensor
 from ipucc.ops.spec import Along, Axis, DimMap, Everything, Operand, Result, Source, Span, TileOp
+from ipucc.target import Target
 from ipucc.tiles.layout import GRAIN_BYTES
 from ipucc.tiles.view import View
 
@@ -32,6 +33,7 @@ _TABLE: Final[dict[tuple[str, str], Lowering]] = {}
 class BuildOptions:
     """What the lowering of ops depends on besides the graph. `partials` is the type fp16 products accumulate in."""
 
+    target: Target
     partials: str = "float16"
 
 
@@ -120,6 +122,12 @@ class Builder:
         grain = len(shape) - 1 if shape else 0
         tensor = self._tensor(value.name, shape, dtype, "weight", grain, key=value.name)
         return Ref((Source(tensor, View.identity(shape)),), shape, dtype)
+
+    def literal(self, name: str, value: Array, dtype: str) -> Ref:
+        """A constant that the lowering itself makes, written by the host like a weight."""
+        self.graph.weights[name] = value
+        tensor = self._tensor(name, value.shape, dtype, "weight", max(0, value.ndim - 1), key=name)
+        return Ref((Source(tensor, View.identity(value.shape)),), value.shape, dtype)
 
     def add_input(self, value: ir.Value, declared: str) -> None:
         """A graph input; `declared` is the type that callers give it in."""
@@ -264,9 +272,12 @@ class Builder:
         return Ref((Source(tensor, View.identity(shape)),), shape, dtype)
 
     def lower(self, node: ir.Node) -> None:
-        """Lower one node."""
+        """Lower one node. IPU0201 for an op type without a lowering."""
         self._node = node
-        _TABLE[node.domain, node.op_type](self, node)
+        function = _TABLE.get((node.domain, node.op_type))
+        if function is None:
+            raise self.fail("IPU0201", f"{node.op_type} is not supported")
+        function(self, node)
 
 
 def origin(node: ir.Node | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ipucc.ops.graph import Ref
 from ipucc.ops.spec import Along, Axis, DimMap
 from ipucc.tiles.view import View
 
-__all__ = ["matmul"]
+__all__ = ["aligned", "matmul"]
 
 
 def matmul(b: Builder, left: Ref, right: Ref, extras: list[Ref], expr: str, shape: tuple[int, ...]) -> Ref:
@@ -49,7 +49,7 @@ def matmul(b: Builder, left: Ref, right: Ref, extras: list[Ref], expr: str, shap
     operands = [b.operand(a, dims_a, want=lead + 1), b.operand(w, dims_w, want=lead)]
     sizes = (*folded, rows, n)
     for extra in extras:
-        operands.append(b.operand(*_aligned(b, extra, full, sizes, (*names, "m", "n")), epilogue=True))
+        operands.append(b.operand(*aligned(b, extra, full, sizes, (*names, "m", "n")), epilogue=True))
     types = tuple(e.dtype for e in extras)
     partials = b.options.partials if a.dtype == "float16" else a.dtype
     dtype = a.dtype
@@ -62,7 +62,7 @@ def matmul(b: Builder, left: Ref, right: Ref, extras: list[Ref], expr: str, shap
     return b.reshape(made, shape)
 
 
-def _aligned(
+def aligned(
     b: Builder, extra: Ref, full: tuple[int, ...], sizes: tuple[int, ...], names: tuple[str, ...]
 ) -> tuple[Ref, tuple[DimMap, ...]]:
     """An epilogue operand in the iteration space's dimensions; `full` is the result before batch axes were folded."""

@@ -79,6 +79,8 @@ def _combinations(op: TileOp, target: Target) -> Counts:
     for axis in op.axes:
         cuttable = axis.kind == "parallel" or (axis.kind == "reduce" and op.partial is not None)
         options = useful_parts(-(-axis.size // axis.grain), target.tiles) if cuttable else np.ones(1, np.int64)
+        if axis.pinned:
+            options = np.asarray([axis.size])
         while options.size > 4 and table.shape[0] * options.size > _MAX_COMBINATIONS:
             options = np.unique(np.append(options[::2], options[-1]))
         grown = product[:, None] * options[None, :]

@@ -9,7 +9,7 @@ from ipucc.program.model import Binding, Buffer
 from ipucc.runtime.memory import TileMemory
 from ipucc.tiles.layout import Layout
 
-__all__ = ["extents", "load", "store"]
+__all__ = ["extents", "image", "load", "store", "write"]
 
 
 def extents(layout: Layout, cells: NDArray[np.integer]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -80,21 +80,38 @@ def store(
     dense: Array,
 ) -> None:
     """Write the valid extent of every cell, rounded once to the buffer's type; the rest of a grain becomes zero."""
+    write(memory, buffer, tiles, binding, part, offset, image(buffer, binding.cells[part], dense))
+
+
+def image(buffer: Buffer, cells: NDArray[np.integer], dense: Array) -> NDArray[np.uint8]:
+    """[cells, bytes]: cells as they lie in memory."""
     layout = buffer.layout
     kind = storage_type(buffer.dtype)
     dense = _fitted(dense, layout.cell)
-    at = _rows(memory, buffer, tiles, binding, part, offset)
-    window = np.lib.stride_tricks.as_strided(
-        memory.bytes, (memory.tiles * memory.pitch - layout.slot_bytes + 1, layout.slot_bytes), (1, 1)
-    )
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = dense.astype(kind)
     if not layout.shape:
-        out = np.zeros((tiles.size, *layout.storage), kind)
-        out.reshape(tiles.size, -1)[:, 0] = rounded.reshape(tiles.size)
+        out = np.zeros((cells.size, *layout.storage), kind)
+        out.reshape(cells.size, -1)[:, 0] = rounded.reshape(cells.size)
     else:
-        out = _to_storage(_mask(rounded, layout, binding.cells[part], 0), layout, tiles.size)
-    window[at] = out.reshape(tiles.size, -1).view(np.uint8)
+        out = _to_storage(_mask(rounded, layout, cells, 0), layout, cells.size)
+    return out.reshape(cells.size, -1).view(np.uint8)
+
+
+def write(
+    memory: TileMemory,
+    buffer: Buffer,
+    tiles: NDArray[np.integer],
+    binding: Binding,
+    part: slice,
+    offset: int,
+    raw: NDArray[np.uint8],
+) -> None:
+    """Put cells as `image` made them onto their tiles."""
+    size = buffer.layout.slot_bytes
+    at = _rows(memory, buffer, tiles, binding, part, offset)
+    window = np.lib.stride_tricks.as_strided(memory.bytes, (memory.tiles * memory.pitch - size + 1, size), (1, 1))
+    window[at] = raw
 
 
 def _fitted(dense: Array, cell: tuple[int, ...]) -> Array:

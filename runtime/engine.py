@@ -26,7 +26,8 @@ from ipucc.program.model import (
     Step,
 )  # fmt: skip
 from ipucc.program.timing import StepTime, step_time
-from ipucc.runtime.cells import extents, load, store
+from ipucc.runtime.cells import extents, image, load, store
+from ipucc.runtime.cells import write as put
 from ipucc.runtime.memory import TileMemory
 
 __all__ = ["Engine", "Observer"]
@@ -217,5 +218,6 @@ class Engine:
                 )
                 transfer((whole, inside), dense, i)
             if write:
+                raw = image(buffer, ids, dense)
                 for r in range(layout.replicas):
-                    store(memory, buffer, first[ids, r], binding, slice(None), offset, dense)
+                    put(memory, buffer, first[ids, r], binding, slice(None), offset, raw)

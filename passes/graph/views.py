@@ -95,11 +95,30 @@ def _matmul_of_rows(x: Var, a: Var, w: Var) -> OpPattern:
 
 @rewrite("matmul-of-rows", _matmul_of_rows)
 def matmul_of_rows(m: Match, new: Builder, x: ir.Value, w: ir.Value) -> ir.Value | None:
-    """A product of flattened rows with one matrix is the product of the rows as they were, reshaped."""
+    """A product of flattened rows with one matrix is the product of the rows as they were, reshaped.
+
+    Only where a later Reshape gives the rows their shape back, so that both go.
+    """
     shape, weight = static_shape(x), static_shape(w)
     if shape is None or weight is None or len(shape) < 2 or len(weight) != 2 or shape[-1] != weight[0]:
         return None
+    if not _returns_to(m.output, (*shape[:-1], weight[1])):
+        return None
     return reshape_to(new, new.MatMul(x, w), static_shape(m.output))
+
+
+def _returns_to(value: ir.Value, shape: tuple[int, ...]) -> bool:
+    """Whether a Reshape gives the value this shape, next or behind ops that a Reshape may pass."""
+    while True:
+        following = users(value)
+        if len(following) != 1 or value.is_graph_output():
+            return False
+        node = following[0]
+        if (node.domain, node.op_type) == ("", "Reshape"):
+            return static_shape(node.outputs[0]) == shape
+        if not _lets_pass(node, value, keeps_last=True):
+            return False
+        value = node.outputs[0]
 
 
 def _transposed_groups(x: Var, a: Var) -> OpPattern:
@@ -122,7 +141,8 @@ def _groups(shape: tuple[int, ...], merged: tuple[int, ...]) -> list[list[int]] 
     """For each axis of `merged`, the consecutive axes of `shape` that it is the product of; None if there
     are none.
 
-    Axes of size 1 join the group before them; an axis of `merged` without any may have size 1 only.
+    Axes of size 1 stay by themselves where `merged` has one too, else they join the group behind them. An
+    axis of `merged` without any has size 1.
     """
     if 0 in shape:
         return None
@@ -131,6 +151,9 @@ def _groups(shape: tuple[int, ...], merged: tuple[int, ...]) -> list[list[int]] 
     for size in merged:
         group: list[int] = []
         product = 1
+        if size == 1 and axis < len(shape) and shape[axis] == 1:
+            group.append(axis)
+            axis += 1
         while product < size and axis < len(shape):
             product *= shape[axis]
             group.append(axis)
@@ -157,28 +180,29 @@ def sink_reshapes(model: ir.Model) -> int:
     return count
 
 
+def _lets_pass(node: ir.Node, value: ir.Value, keeps_last: bool) -> bool:
+    """Whether an elementwise op may read the source of a Reshape instead of its result, `value`.
+
+    Its other operands have one element and no axes, or lie along the last axis, which the Reshape keeps.
+    """
+    if node.domain or not is_elementwise(node) or static_shape(node.outputs[0]) != static_shape(value):
+        return False
+    limit = 1 if keeps_last else 0
+    return all(v is value or len(static_shape(v) or ()) <= limit for v in node.inputs if v is not None)
+
+
 def _sink(reshape: ir.Node, editor: Editor) -> bool:
     source, view = reshape.inputs[0], reshape.outputs[0]
     following = users(view)
     if source is None or len(following) != 1 or view.is_graph_output():
         return False
-    node = following[0]
-    before, after = static_shape(source), static_shape(view)
-    if before is None or after is None or node.graph is not reshape.graph or not is_elementwise(node):
-        return False
-    result = node.outputs[0]
-    if node.domain or static_shape(result) != after or result.is_graph_output():
+    node, before, after = following[0], static_shape(source), static_shape(view)
+    if before is None or after is None or node.graph is not reshape.graph:
         return False
     keeps_last = bool(before) and bool(after) and before[-1] == after[-1]
-    for value in node.inputs:
-        shape = static_shape(value) if value is not None else None
-        if value is None or value is view:
-            continue
-        vector = shape is not None and len(shape) == 1 and keeps_last
-        if shape is None or not (
-            len(shape) == 0 or vector or (set(shape) == {1} and len(shape) <= len(before))
-        ):
-            return False
+    result = node.outputs[0]
+    if not _lets_pass(node, view, keeps_last) or result.is_graph_output():
+        return False
     for i, value in enumerate(node.inputs):
         if value is view:
             node.replace_input_with(i, source)

@@ -85,7 +85,12 @@ class _Binder:
             return
         for dim, size in zip(value.shape, sizes, strict=True):
             if isinstance(dim, ir.SymbolicDim):
-                if dim.value in self.names and self.sizes.setdefault(dim.value, size) != size:
+                # An expression is checked later, against the names in it.
+                if (
+                    dim.value is not None
+                    and _symbols(dim) == [dim.value]
+                    and self.sizes.setdefault(dim.value, size) != size
+                ):
                     known = self.sizes[dim.value]
                     self.report("IPU0111", f'dimension "{dim.value}" is given the sizes {known} and {size}')
             elif dim >= 0 and dim != size:

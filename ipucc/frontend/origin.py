@@ -8,20 +8,21 @@ from ipucc.graph.edit import ORIGIN, describe
 
 
 def name_nodes(model: ir.Model) -> None:
-    """Give every node a unique name: its own, else that of its first result. Then mark each as its own origin."""
-    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for graph in scopes:
-        taken: set[str] = set()
-        for node in graph.all_nodes():
-            wanted = node.name or next((v.name for v in node.outputs if v.name), None) or node.op_type
-            name, count = wanted, 1
-            while name in taken:
-                count += 1
-                name = f"{wanted}_{count}"
-            taken.add(name)
-            node.name = name
-            # The name that the user knows has no counter.
-            node.metadata_props.setdefault(ORIGIN, wanted)
+    """Give every node a unique name: its own, else that of its first result. Then mark each as its own origin.
+
+    Nodes of functions are left out: inlined, they take the origin of the call.
+    """
+    taken: set[str] = set()
+    for node in model.graph.all_nodes():
+        wanted = node.name or next((v.name for v in node.outputs if v.name), None) or node.op_type
+        name, count = wanted, 1
+        while name in taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        taken.add(name)
+        node.name = name
+        # The name that the user knows has no counter.
+        node.metadata_props.setdefault(ORIGIN, wanted)
 
 
 def origins(model: ir.Model) -> dict[str, str]:

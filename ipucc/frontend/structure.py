@@ -110,6 +110,8 @@ class _Checker:
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
                     self.report("IPU0120", f'attribute "{attribute.name}" has no type', node)
+                if any(not _is_utf8(text) for text in (attribute.s, *attribute.strings)):
+                    self.report("IPU0120", f'attribute "{attribute.name}" is no UTF-8 text', node)
                 if attribute.type == onnx.AttributeProto.TENSOR:
                     self.tensor(attribute.t, f'attribute "{attribute.name}" of node "{label(node)}"')
                 for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
@@ -163,6 +165,14 @@ class _Checker:
                 wanted = -(-count * _SUB_BYTE_BITS[name] // 8)
         if found != wanted:
             self.report("IPU0118", f"{what} holds {found} {unit}, its shape and type need {wanted}")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _undecodable(message: Message) -> bytes | None:

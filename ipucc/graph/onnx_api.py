@@ -19,6 +19,8 @@ from ipucc.graph.tensors import is_missing
 _KEPT_BYTES = 1024
 # One entry of the list that strict inference throws.
 _ENTRY = re.compile(r"\(op_type:\s*([\w.]+)(?:, node name: (.*?))?\): (.*?)(?=\(op_type:|$)", re.DOTALL)
+# What it says of every node behind one that failed.
+_FOLLOWS = "expected to have type but instead is null"
 _KIND = re.compile(r"\[\w+Error\] ?")
 
 
@@ -99,7 +101,9 @@ def run_inference(model: ir.Model, where: str | None = None) -> onnx.ModelProto:
 def _contradictions(model: ir.Model, text: str, where: str | None) -> list[Diagnostic]:
     names = {node.name: describe(node) for node in model.graph.all_nodes()}
     problems: list[Diagnostic] = []
-    for op, name, reason in _ENTRY.findall(text):
+    entries = _ENTRY.findall(text)
+    causes = [entry for entry in entries if _FOLLOWS not in entry[2]]
+    for op, name, reason in causes or entries:
         message = f"the operands or attributes do not fit together: {_KIND.sub('', reason).strip()}"
         problems.append(
             Diagnostic("IPU0114", "error", message, node=names.get(name, name), op=op, where=where)

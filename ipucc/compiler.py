@@ -4,18 +4,35 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import onnx
 import onnx_ir as ir
 
-from ipucc.diagnostics import Diagnostic, error
+from ipucc.diagnostics import Diagnostic, JsonValue, error
 from ipucc.dtypes import itemsize
 from ipucc.frontend import load_model
+from ipucc.manifest import (
+    amp_type,
+    count_flops,
+    memory_figures,
+    model_identity,
+    option_figures,
+    placement_figures,
+)
 from ipucc.ops.build import build_tile_graph
 from ipucc.ops.builder import BuildOptions
 from ipucc.ops.graph import TileGraph
-from ipucc.pass_manager import DEFAULT_PIPELINE, DumpFolder, PassContext, default_registry, parse_pipeline, run_pipeline
+from ipucc.pass_manager import (
+    DEFAULT_PIPELINE,
+    DumpFolder,
+    PassContext,
+    PassEvent,
+    count_nodes,
+    default_registry,
+    parse_pipeline,
+    run_pipeline,
+)
 from ipucc.passes.plan.place import Placement, Solver, place
 from ipucc.passes.plan.problem import build_problem
 from ipucc.passes.program.allocate import allocate
@@ -25,9 +42,24 @@ from ipucc.program.model import Compute, Exchange, HostRead, HostWrite, Program
 from ipucc.program.timing import StepTime, step_time
 from ipucc.target import Target, load_target
 
-__all__ = ["Compiled", "CompileOptions", "compile_graph", "compile_model", "graph_pipeline"]
+__all__ = [
+    "STAGES",
+    "CompileOptions",
+    "Compiled",
+    "Optimised",
+    "compile_graph",
+    "compile_model",
+    "graph_pipeline",
+    "optimise_model",
+    "stage_text",
+]  # fmt: skip
 
 Precision = Literal["model", "fp16"]
+Stream = Callable[[str], None]
+OnPass = Callable[[str, float], None]
+
+STAGES: Final = ("place", "lower")
+"""Stages behind the graph passes whose text can be printed and dumped: the placement and the program."""
 
 
 @dataclass(frozen=True)
@@ -97,41 +129,101 @@ def graph_pipeline(options: CompileOptions) -> str:
     return text
 
 
+@dataclass(frozen=True, eq=False)
+class Optimised:
+    """A model behind the graph passes, the pipeline it went through, wall seconds per pass, and remarks."""
+
+    model: ir.Model
+    pipeline: str
+    seconds: dict[str, float]
+    remarks: tuple[Diagnostic, ...]
+
+
+def optimise_model(
+    source: str | Path | onnx.ModelProto | ir.Model,
+    options: CompileOptions,
+    *,
+    target: Target | None = None,
+    on_pass: OnPass | None = None,
+    print_after: Sequence[str] = (),
+    stream: Stream | None = None,
+    dump: DumpFolder | None = None,
+) -> Optimised:
+    """Import a model and run the graph passes on it. With a target, a model whose weights alone exceed it is refused
+    before the first pass (IPU0401)."""
+    registry = default_registry()
+    for path in options.load:
+        registry.load_file(path)
+    pipeline = parse_pipeline(graph_pipeline(options), registry)
+    begin = time.perf_counter()
+    model = load_model(source, dims=options.dims, input_shapes=options.input_shapes)
+    seconds = {"import": time.perf_counter() - begin}
+    if on_pass is not None:
+        on_pass("import", seconds["import"])
+    if target is not None:
+        _weights_fit(model, target, options)
+
+    def heard(event: PassEvent) -> None:
+        if event.timing is not None:
+            seconds[event.name] = seconds.get(event.name, 0.0) + event.timing.seconds
+            if on_pass is not None:
+                on_pass(event.name, event.timing.seconds)
+
+    done = run_pipeline(
+        model, pipeline, context=PassContext(pays=None), print_after=print_after, stream=stream, dump=dump,
+        on_event=heard,
+    )  # fmt: skip
+    return Optimised(model, str(pipeline), seconds, done.remarks)
+
+
 def compile_model(
     source: str | Path | onnx.ModelProto | ir.Model,
     options: CompileOptions,
     *,
-    on_pass: Callable[[str, float], None] | None = None,
+    on_pass: OnPass | None = None,
     print_after: Sequence[str] = (),
-    stream: Callable[[str], None] | None = None,
+    stream: Stream | None = None,
     dump: DumpFolder | None = None,
 ) -> Compiled:
     """Compile a model file or model.
 
     `on_pass` hears of every finished pass with its wall seconds; `stream` gets the text of the graph after the passes
-    named in `print_after` (or `all`); `dump` gets the text of every stage. Raises CompileError for what the user can
-    mend, DoesNotFit where the target is too small.
+    named in `print_after` (or `all`), and that of the placement and the program after the stages `place` and `lower`;
+    `dump` gets the text of every stage. Raises CompileError for what the user can mend, DoesNotFit where the target
+    is too small.
     """
     target = load_target(options.target)
-    registry = default_registry()
-    for path in options.load:
-        registry.load_file(path)
-    pipeline = parse_pipeline(graph_pipeline(options), registry)
-    seconds: dict[str, float] = {}
-    begin = time.perf_counter()
-    model = load_model(source, dims=options.dims, input_shapes=options.input_shapes)
-    seconds["import"] = time.perf_counter() - begin
-    _weights_fit(model, target, options)
-    context = PassContext(pays=None)
-    done = run_pipeline(model, pipeline, context=context, print_after=print_after, stream=stream, dump=dump)
-    for t in done.timings:
-        seconds[t.name] = seconds.get(t.name, 0.0) + t.seconds
-    if on_pass is not None:
-        for name, spent in seconds.items():
-            on_pass(name, spent)
-    compiled = compile_graph(model, target, options, seconds=seconds, remarks=done.remarks, on_pass=on_pass)
-    compiled.program.manifest["pipeline"] = str(pipeline)
+    identity = model_identity(source) if not isinstance(source, str | Path) or Path(source).is_file() else None
+    graph_passes = [name for name in print_after if name not in STAGES]
+    done = optimise_model(
+        source, options, target=target, on_pass=on_pass, print_after=graph_passes, stream=stream, dump=dump
+    )
+    compiled = compile_graph(
+        done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_pass=on_pass
+    )  # fmt: skip
+    compiled.program.manifest["model"] = identity
+    compiled.program.manifest["pipeline"] = done.pipeline
+    for stage in STAGES:
+        wanted = stream is not None and {"all", stage} & set(print_after)
+        if not wanted and dump is None:
+            continue
+        text = stage_text(compiled, stage)
+        if wanted and stream is not None:
+            stream(f"# after {stage}\n{text}")
+        if dump is not None:
+            dump.write(stage, text)
     return compiled
+
+
+def stage_text(compiled: Compiled, stage: str) -> str:
+    """The text of a stage of STAGES."""
+    if stage == "place":
+        from ipucc.ops.printing import print_placement
+
+        return print_placement(compiled.graph, compiled.placement)
+    from ipucc.program.printing import print_program
+
+    return print_program(compiled.program)
 
 
 def compile_graph(
@@ -141,7 +233,7 @@ def compile_graph(
     *,
     seconds: dict[str, float] | None = None,
     remarks: tuple[Diagnostic, ...] = (),
-    on_pass: Callable[[str, float], None] | None = None,
+    on_pass: OnPass | None = None,
 ) -> Compiled:
     """Schedule, plan, place, lower and allocate a graph that the passes have finished with.
 
@@ -176,7 +268,7 @@ def compile_graph(
         if target.reserved_bytes + code.total > target.executable_bytes:
             raise error(
                 "IPU0407",
-                f"code takes {code.total:,} bytes of a tile, of which {target.executable_bytes:,} can hold instructions",
+                f"code takes {code.total:,} bytes of a tile, {target.executable_bytes:,} of it can hold instructions",
                 notes=[f"exchange code {code.exchange:,} B, vertex states {code.vertices:,} B"],
                 help=["a smaller batch or fewer layers per chip"],
             )
@@ -196,7 +288,23 @@ def compile_graph(
         buffer.offset = offset
     program.code_bytes = code.total
     times = tuple(_times(program))
-    return Compiled(program, model, graph, placement, code, times, seconds, remarks)
+    compiled = Compiled(program, model, graph, placement, code, times, seconds, remarks)
+    program.manifest.update(_manifest(compiled, options))
+    return compiled
+
+
+def _manifest(compiled: Compiled, options: CompileOptions) -> dict[str, JsonValue]:
+    dense, sparse = count_flops(compiled.graph)
+    return {
+        **option_figures(options.dims, options.input_shapes, options.precision, options.partials),
+        "nodes": count_nodes(compiled.model),
+        "placement": placement_figures(compiled.placement),
+        "cycles": compiled.cycles,
+        "memory": memory_figures(compiled.program),
+        "flops": dense,
+        "sparse_flops": sparse,
+        "amp": amp_type(compiled.graph),
+    }
 
 
 def _times(program: Program) -> list[StepTime]:
@@ -233,5 +341,3 @@ def _weights_fit(model: ir.Model, target: Target, options: CompileOptions) -> No
             help=helps,
             data={"needed": total, "limit": limit},
         )
-
-

@@ -5,7 +5,7 @@ from typing import Final
 
 __all__ = ["FAMILIES", "load_all"]
 
-FAMILIES: Final = ("conv", "copy", "elementwise", "matmul", "pool", "reduce")
+FAMILIES: Final = ("conv", "copy", "elementwise", "gather", "matmul", "pool", "reduce", "rows", "sparse")
 """Modules of `ipucc.codelets` that register codelets."""
 
 

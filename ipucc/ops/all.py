@@ -5,7 +5,9 @@ from typing import Final
 
 __all__ = ["FAMILIES", "load_all"]
 
-FAMILIES: Final = ("conv", "elementwise", "matmul", "pool", "views")
+FAMILIES: Final = (
+    *("conv", "elementwise", "gather", "matmul", "normalise", "pool", "reduce", "softmax", "sparse", "views"),
+)
 """Modules of `ipucc.ops` that register lowerings."""
 
 

@@ -194,6 +194,12 @@ class Builder:
 
     _hosted_views: dict[tuple[object, ...], int] = field(default_factory=dict)
 
+    def arrival(self, ref: Ref) -> int:
+        """The dimension whose grains arrive together when a ref is read without a wish; -1 if a copy comes before."""
+        if len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result" and ref.gap == 0.0:
+            return max(0, len(ref.shape) - 1)
+        return self._arrival(ref, max(0, len(ref.shape) - 1))
+
     def _arrival(self, ref: Ref, prefer: int) -> int:
         """The dimension whose grains arrive together from all sources, `prefer` if it can be; -1 if there is none."""
         order = [prefer, *(d for d in range(len(ref.shape) - 1, -1, -1) if d != prefer)]

@@ -35,7 +35,6 @@ IDS: dict[str, str] = {
     "IPU0119": "a value has a type that ipucc does not handle (sequence, optional, string, sparse)",
     "IPU0120": "a node has wrong attributes or a wrong number of operands",
     "IPU0121": "the text of a graph cannot be read",
-    "IPU0122": "constant folding failed on a node",
     # 02xx: ops that are not supported
     "IPU0201": "the op is not supported",
     "IPU0202": "the op is supported, but not with this attribute or combination of operands",

@@ -20,7 +20,7 @@ _MAX_ROUNDS = 100
 def settle(model: ir.Model, where: str | None = None) -> None:
     """Infer shapes, fold constants, take decided branches and drop dead code until nothing changes.
 
-    The last thing done is an inference, so types and shapes belong to the graph as it is. Raises IPU0114, IPU0122.
+    The last thing done is an inference, so types and shapes belong to the graph as it is. Raises IPU0114.
     """
     for _ in range(_MAX_ROUNDS):
         RemoveUnusedNodesPass()(model)

@@ -12,8 +12,6 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from ipucc.diagnostics import error
-from ipucc.graph.edit import describe
 from ipucc.graph.tensors import MissingTensor, is_missing
 
 # Largest operand and result, in elements, whose values are computed at once.
@@ -121,6 +119,8 @@ class _Folder:
             if size is None or size > self.max_output:
                 return None
         arrays = _evaluate(node, self.opset)
+        if arrays is None:
+            return None
         for value, array in zip(results, arrays, strict=True):
             if array.size > self.max_output or not _agrees(value, array):
                 return None
@@ -283,8 +283,11 @@ def _agrees(value: ir.Value, array: Array) -> bool:
     return array.shape == value.shape.numpy()
 
 
-def _evaluate(node: ir.Node, opset: int) -> list[Array]:
-    """Run one node on its constants. Results that the node does not name are left out."""
+def _evaluate(node: ir.Node, opset: int) -> list[Array] | None:
+    """Run one node on its constants. Results that it does not name are left out; None if it cannot be run.
+
+    Such a node stays, and whoever lowers it says what is wrong with it, if anything is.
+    """
     proto = ir.to_proto(node)
     feeds: Mapping[str, Array] = {
         value.name or "": np.asarray(value.const_value.numpy())
@@ -297,11 +300,6 @@ def _evaluate(node: ir.Node, opset: int) -> list[Array]:
     try:
         with np.errstate(all="ignore"):
             found = ReferenceEvaluator(graph, opsets={"": opset}).run(None, dict(feeds))
-    except Exception as cause:  # whatever numpy or the evaluator raises on malformed operands
-        raise error(
-            "IPU0122",
-            f"the node has constant operands and cannot be computed: {type(cause).__name__}: {cause}",
-            node=describe(node),
-            op=node.op_type,
-        ) from cause
+    except Exception:  # forms that the evaluator lacks (negative pads), or operands that make no sense
+        return None
     return [np.asarray(array) for array in found]

@@ -41,11 +41,16 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """Bytes from one buffer to another: the product of the tracks (see `ipucc.tiles.intersect`)."""
+    """Bytes from one buffer to another: the product of the tracks (see `ipucc.tiles.intersect`).
+
+    `view` says which elements they are: the destination's tensor as a view of the source's. A run needs the tracks
+    alone; checks hold the two against each other.
+    """
 
     src: int
     dst: int
     tracks: tuple[Track, ...]
+    view: View
 
 
 @dataclass(frozen=True)

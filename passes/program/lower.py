@@ -97,7 +97,7 @@ class _Lowering:
             dst = self._buffer(f"{name}.in", before.dtype, layout)
             src = self.buffers[partials].layout
             view = View.identity(src.shape)
-            moves.append(Move(partials, dst, self._tracks(src, layout, view)))
+            moves.append(Move(partials, dst, self._tracks(src, layout, view), view))
             bound.append(Binding(dst, _cells_of(grid, operand, layout, 1, 0)))
         for k in stage.operands:
             operand = op.operands[k]
@@ -165,7 +165,7 @@ class _Lowering:
         dst = self._buffer(name, operand.dtype, layout)
         if not all(v.is_total for _, v, _ in sources):
             fills.append(Fill(dst, operand.gap))
-        moves.extend(Move(src, dst, tracks) for src, _, tracks in sources)
+        moves.extend(Move(src, dst, tracks, view) for src, view, tracks in sources)
         return dst
 
     def _tracks(self, src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:

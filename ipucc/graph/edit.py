@@ -298,10 +298,10 @@ class Editor:
             types[value.name] = _type_proto(value)
             array = constant_array(value, limit=_INFERENCE_DATA_LIMIT)
             if array is not None:
-                data[value.name] = ir.to_proto(ir.tensor(array))
+                data[value.name] = ir.serde.serialize_tensor(ir.tensor(array))
         try:
             found = onnx.shape_inference.infer_node_outputs(
-                schema, ir.to_proto(node), types, data, opset_imports=_imports(self.model)
+                schema, ir.serde.serialize_node(node), types, data, opset_imports=_imports(self.model)
             )
         except (onnx.shape_inference.InferenceError, ValueError) as failure:
             raise error(
@@ -369,8 +369,10 @@ def _graph_of(node: ir.Node) -> ir.Graph:
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto:
-    info: onnx.ValueInfoProto = ir.to_proto(value)
-    return info.type
+    shape = static_shape(value)
+    if shape is not None and value.dtype is not None:
+        return onnx.helper.make_tensor_type_proto(value.dtype.value, shape)
+    return ir.serde.serialize_value(value).type
 
 
 def _imports(model: ir.Model) -> list[onnx.OperatorSetIdProto]:

@@ -324,7 +324,7 @@ def function_for(node: ir.Node, opset: int) -> ir.Function:
     graph = ir.Graph(inputs, [result], nodes=body.nodes, opset_imports={"": opset}, name="body")
     attrs = [ir.Attr(n, ir.AttributeType.UNDEFINED, None) for n in sorted(node.attributes)]
     function = ir.Function(DOMAIN, node.op_type, "", graph=graph, attributes=attrs)
-    text = ir.to_proto(function).SerializeToString(deterministic=True)
+    text = ir.serde.serialize_function(function).SerializeToString(deterministic=True)
     function.overload = hashlib.sha256(text).hexdigest()[:16]
     return function
 

@@ -1,0 +1,235 @@
+"""What `import ipucc` offers: compile a model, run the program, read its cycles.
+
+exe = ipucc.compile("model.onnx", target="gc200", precision="fp16")
+result = exe.run({"x": x})
+result.outputs["y"], result.cycles.total
+exe.save("model.ipux")
+exe = ipucc.load("model.ipux")
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import ArrayLike, NDArray
+
+from ipucc.compiler import CompileOptions, Precision, compile_model
+from ipucc.diagnostics import Diagnostic, JsonValue, error
+from ipucc.passes.plan.place import Solver
+from ipucc.program.model import Program
+from ipucc.program.timing import StepTime
+from ipucc.program.usage import tile_bytes
+from ipucc.runtime.engine import Engine
+from ipucc.target import Target
+from ipucc.values import Array, Declared, as_declared, check_inputs
+
+__all__ = ["Cycles", "Executable", "Profile", "Result", "compile", "load"]
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Tile cycles of one run. `total` is compute + exchange + sync; `host` is the time of host transfers, outside."""
+
+    total: int
+    compute: int
+    exchange: int
+    sync: int
+    host: int
+
+    @staticmethod
+    def of(times: Sequence[StepTime]) -> "Cycles":
+        """The sum over the steps of a run."""
+        compute, exchange, sync = (
+            sum(t.compute for t in times),
+            sum(t.exchange for t in times),
+            sum(t.sync for t in times),
+        )
+        return Cycles(compute + exchange + sync, compute, exchange, sync, sum(t.host for t in times))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The figures by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One run. `outputs` are in the model's order and element types, and empty after a run for timing only.
+
+    `flops` counts 2 per multiply-accumulate of the dense model, `sparse_flops` leaves out blocks that are zero.
+    `utilisation` is `flops` against the peak of the matrix unit with the chosen partials over `device_seconds`;
+    0 for a model that multiplies no matrices.
+    """
+
+    outputs: dict[str, Array]
+    cycles: Cycles
+    device_seconds: float
+    flops: int
+    sparse_flops: int
+    utilisation: float
+    steps: tuple[StepTime, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Where the cycles and the memory of a program go.
+
+    `steps` are the supersteps in the order in which they run, `tile_bytes` the bytes of every tile [tiles].
+    """
+
+    steps: tuple[StepTime, ...]
+    cycles: Cycles
+    tile_bytes: NDArray[np.int64]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The profile as plain JSON values."""
+        return {
+            "steps": [
+                {"name": t.name, "kind": t.kind, "compute": t.compute, "exchange": t.exchange, "sync": t.sync,
+                 "host": t.host} for t in self.steps
+            ],
+            "cycles": self.cycles.to_json(),
+            "tile_bytes": self.tile_bytes.tolist(),
+        }  # fmt: skip
+
+
+@dataclass(eq=False)
+class Executable:
+    """A compiled program, ready to run on a simulated device. `remarks` are what the passes had to say."""
+
+    program: Program
+    remarks: tuple[Diagnostic, ...] = ()
+    _engines: dict[bool, Engine] = field(default_factory=dict, repr=False)
+
+    @property
+    def target(self) -> Target:
+        """The machine that the program was compiled for."""
+        return self.program.target
+
+    @property
+    def inputs(self) -> tuple[Declared, ...]:
+        """Name, element type and shape of every input, in the order of the model."""
+        return tuple(self.program.inputs)
+
+    @property
+    def outputs(self) -> tuple[Declared, ...]:
+        """Name, element type and shape of every output, in the order of the model."""
+        return tuple(self.program.outputs)
+
+    @property
+    def manifest(self) -> Mapping[str, object]:
+        """Model, options, placement and predicted figures, as the program file keeps them."""
+        return self.program.manifest
+
+    @property
+    def cycles(self) -> Cycles:
+        """Predicted cycles of a run; a run counts exactly these."""
+        return Cycles.of(self._times())
+
+    def run(
+        self, inputs: Mapping[str, ArrayLike] | None = None, *, checked: bool = False, timing_only: bool = False
+    ) -> Result:
+        """Run the program once, from fresh tile memory.
+
+        `checked` follows every word of tile memory and refuses a read of stale or foreign data (IPU0611); it is slow.
+        With `timing_only` no numbers are computed and no inputs needed. Raises CompileError for wrong inputs (IPU0601
+        to IPU0604, IPU0610, all at once) and for a program without weights (IPU0510).
+        """
+        if timing_only:
+            if checked:
+                raise error("IPU0613", "checked mode watches numbers, and a run for timing only computes none")
+            return self._result({}, self._times())
+        arrays = check_inputs(self.program.inputs, inputs or {})
+        engine = self._checked_engine() if checked else self._engine()
+        try:
+            outputs = engine.run(arrays)
+        finally:
+            # The next run starts from fresh memory, and nobody holds a chip's worth of it in between.
+            engine.memory = None
+        return self._result(as_declared(outputs, self.program.outputs), engine.times)
+
+    def profile(self) -> Profile:
+        """Cycles of every superstep and bytes of every tile; nothing is computed for it."""
+        times = self._times()
+        return Profile(tuple(times), Cycles.of(times), tile_bytes(self.program))
+
+    def save(self, path: str | Path) -> None:
+        """Write the program file. Raises CompileError IPU0508 where it cannot be written; nothing is left then."""
+        from ipucc.program.file import save_program
+
+        save_program(self.program, path)
+
+    def _engine(self) -> Engine:
+        # Kept for the times of its steps, which it computes once.
+        return self._engines.setdefault(False, Engine(self.program))
+
+    def _checked_engine(self) -> Engine:
+        from ipucc.runtime.checked import checked_engine
+
+        return checked_engine(self.program)
+
+    def _times(self) -> list[StepTime]:
+        engine = self._engines.setdefault(True, Engine(self.program, timing_only=True))
+        if not engine.times:
+            engine.run({})
+        return engine.times
+
+    def _result(self, outputs: dict[str, Array], times: Sequence[StepTime]) -> Result:
+        cycles = Cycles.of(times)
+        seconds = self.target.cycles_to_seconds(cycles.total)
+        flops, sparse = (_count(self.manifest.get(key)) for key in ("flops", "sparse_flops"))
+        return Result(outputs, cycles, seconds, flops, sparse, self._utilisation(flops, seconds), tuple(times))
+
+    def _utilisation(self, flops: int, seconds: float) -> float:
+        dtype: Literal["fp16", "fp32"] = "fp16" if self.manifest.get("amp") == "fp16" else "fp32"
+        half = dtype == "fp16" and self.manifest.get("partials") == "fp16"
+        if not flops or not seconds or not self.target.amp.units(dtype, "fp16" if half else "fp32"):
+            return 0.0
+        return flops / (self.target.peak_flops(dtype, "fp16" if half else "fp32") * seconds)
+
+
+def compile(
+    source: str | Path | onnx.ModelProto | ir.Model,
+    *,
+    target: str = "gc200",
+    precision: Precision = "model",
+    partials: Literal["fp16", "fp32"] = "fp16",
+    dims: Mapping[str, int] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    passes: str | None = None,
+    block: int | None = None,
+    density: float | None = None,
+    solver: Solver = "cpsat",
+    load: Sequence[str] = (),
+    effort: float = 2.0,
+    on_pass: Callable[[str, float], None] | None = None,
+) -> Executable:
+    """Compile an ONNX model, given as a file or in memory.
+
+    `target` is the name of a machine or a machine file. `dims` and `input_shapes` give sizes to symbolic dimensions.
+    `passes` replaces the graph-level pipeline; `block` and `density` add block sparsity to the default one. `load`
+    names Python files with passes. `effort` is the solver's deterministic time; `on_pass` hears of every finished
+    pass with its wall seconds. Raises CompileError for what the user can mend, DoesNotFit where the target is too
+    small.
+    """
+    options = CompileOptions(
+        target, precision, partials, dict(dims or {}), dict(input_shapes or {}), passes, block, density, solver,
+        tuple(load), effort,
+    )  # fmt: skip
+    compiled = compile_model(source, options, on_pass=on_pass)
+    return Executable(compiled.program, compiled.remarks)
+
+
+def load(path: str | Path) -> Executable:
+    """Read a program file. Raises CompileError (IPU0501 to IPU0507) for a missing, foreign or damaged file."""
+    from ipucc.program.file import load_program
+
+    return Executable(load_program(path))
+
+
+def _count(value: object) -> int:
+    """A count of the manifest, 0 where it has none: the file may come from elsewhere."""
+    return value if type(value) is int and value >= 0 else 0

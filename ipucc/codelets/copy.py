@@ -12,7 +12,7 @@ from ipucc.dtypes import compute_type, itemsize
 from ipucc.target import Target
 from ipucc.tiles.layout import GRAIN_BYTES
 
-__all__ = ["Copy", "Pack"]
+__all__ = ["Copy", "Pack", "spanned"]
 
 Grouped = tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None], ...]
 Part = tuple[tuple[int, ...], int, Grouped]
@@ -21,6 +21,12 @@ Part = tuple[tuple[int, ...], int, Grouped]
 # for the matrix unit 4 cycles an element, both with six workers on the tile.
 _INDEXED_CYCLES = 10
 _PACK_CYCLES = 4
+
+
+def spanned(shape: tuple[int, ...], src: tuple[int, ...]) -> int | None:
+    """The one source dimension of a group of which a copy's cell needs an interval only: the outermost that is longer
+    than one. All of the group's other source dimensions are needed whole."""
+    return next((s for s in src if shape[s] > 1), None)
 
 
 @register
@@ -98,9 +104,10 @@ def _positions(
     coords = np.unravel_index(np.maximum(source, 0), [shape[s] for s in src]) if src else ()
     axes = tuple(range(1, 1 + rank))
     out = []
+    followed = spanned(shape, src) if dst else None
     for s, c in zip(src, coords, strict=True):
-        # The operand's cell starts at the smallest position that the result's cell needs; without axes it is whole.
-        first = np.where(inside, c, shape[s]).min(axis=axes, keepdims=True) if dst else np.zeros_like(c)
+        # The operand's cell starts at the smallest position that the result's cell needs; other dimensions are whole.
+        first = np.where(inside, c, shape[s]).min(axis=axes, keepdims=True) if s == followed else np.zeros_like(c)
         out.append((c, first))
     return out, inside
 

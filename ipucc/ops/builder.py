@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ipucc.codelets.base import Array, Codelet
-from ipucc.codelets.copy import Copy
+from ipucc.codelets.copy import Copy, spanned
 from ipucc.diagnostics import CompileError, error
 from ipucc.dtypes import STORAGE, itemsize, to_storage
 from ipucc.graph.tensors import is_missing
@@ -356,7 +356,10 @@ def _copy_axes(ref: Ref) -> tuple[Axis, ...]:
 
 
 def _copy_dims(view: View) -> tuple[DimMap, ...]:
-    """Which interval of every source dimension a cell of a copy needs: the hull over the group's other dimensions."""
+    """What a cell of a copy needs of every source dimension: of one per group an interval, of the others everything.
+
+    Two dimensions that follow one axis would make a layout of which only the diagonal is used.
+    """
     dims: list[DimMap] = [Everything(n) for n in view.src]
     for g in view.groups:
         if not g.dst or not g.index.size:
@@ -364,7 +367,10 @@ def _copy_dims(view: View) -> tuple[DimMap, ...]:
         rows = g.index.reshape(view.dst[g.dst[0]], -1)
         gap = rows < 0
         coords = np.unravel_index(np.maximum(rows, 0), [view.src[s] for s in g.src]) if g.src else ()
+        followed = spanned(view.src, g.src)
         for s, c in zip(g.src, coords, strict=True):
+            if s != followed:
+                continue
             low = np.where(gap, view.src[s], c).min(axis=1)
             high = np.where(gap, -1, c).max(axis=1) + 1
             none = gap.all(axis=1)

@@ -229,11 +229,11 @@ def _tensor_digest(tensor: ir.TensorProtocol) -> str:
 def _number(number: np.generic) -> str:
     if isinstance(number, bytes | str | np.bytes_ | np.str_):
         return _quoted(number.decode(errors="replace") if isinstance(number, bytes) else str(number))
-    if isinstance(number, np.bool_):
+    if isinstance(number, np.bool_ | np.integer):
         return str(int(number))
-    if isinstance(number, np.integer):
-        return str(number)
     text = str(number)
+    if number.dtype.name.startswith(("int", "uint")):  # of ml_dtypes, which are no np.integer
+        return text
     return text if re.search(r"[.en]", text) else f"{text}.0"
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ipucc.target import Target
 
-__all__ = ["Array", "Cells", "Codelet", "Counts", "codelet_from_json", "per_worker", "register"]
+__all__ = ["Array", "Cells", "Codelet", "Counts", "codelet_class", "codelet_from_json", "per_worker", "register"]
 
 Array = NDArray[Any]
 Counts = NDArray[np.int64]
@@ -83,6 +83,11 @@ def register(cls: type[C]) -> type[C]:
         raise ValueError(f"two codelets named {cls.name!r}")
     _REGISTRY[cls.name] = cls
     return cls
+
+
+def codelet_class(name: str) -> type[Codelet]:
+    """The codelet registered under a name; KeyError if there is none."""
+    return _REGISTRY[name]
 
 
 def codelet_from_json(data: Mapping[str, object]) -> Codelet:

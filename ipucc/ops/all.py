@@ -6,7 +6,20 @@ from typing import Final
 __all__ = ["FAMILIES", "load_all"]
 
 FAMILIES: Final = (
-    *("conv", "elementwise", "gather", "matmul", "normalise", "pool", "reduce", "softmax", "sparse", "views"),
+    *(
+        "conv",
+        "elementwise",
+        "gather",
+        "matmul",
+        "normalise",
+        "pool",
+        "reduce",
+        "resize",
+        "rotary",
+        "softmax",
+        "sparse",
+        "views",
+    ),
 )
 """Modules of `ipucc.ops` that register lowerings."""
 

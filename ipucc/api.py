@@ -87,13 +87,10 @@ class Profile:
     def to_json(self) -> dict[str, JsonValue]:
         """The profile as plain JSON values."""
         return {
-            "steps": [
-                {"name": t.name, "kind": t.kind, "compute": t.compute, "exchange": t.exchange, "sync": t.sync,
-                 "host": t.host} for t in self.steps
-            ],
+            "steps": [asdict(step) for step in self.steps],
             "cycles": self.cycles.to_json(),
             "tile_bytes": self.tile_bytes.tolist(),
-        }  # fmt: skip
+        }
 
 
 @dataclass(eq=False)

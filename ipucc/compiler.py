@@ -9,9 +9,9 @@ from typing import Final, Literal
 import onnx
 import onnx_ir as ir
 
-from ipucc.diagnostics import Diagnostic, JsonValue, error
+from ipucc.diagnostics import CompileError, Diagnostic, JsonValue, error
 from ipucc.dtypes import itemsize
-from ipucc.frontend import load_model
+from ipucc.frontend import load_model, unsupported_nodes
 from ipucc.manifest import (
     amp_type,
     count_flops,
@@ -23,6 +23,7 @@ from ipucc.manifest import (
 from ipucc.ops.build import build_tile_graph
 from ipucc.ops.builder import BuildOptions
 from ipucc.ops.graph import TileGraph
+from ipucc.ops.support import supported
 from ipucc.pass_manager import (
     DEFAULT_PIPELINE,
     DumpFolder,
@@ -51,6 +52,7 @@ __all__ = [
     "compile_model",
     "graph_pipeline",
     "optimise_model",
+    "schedule_model",
     "stage_text",
 ]  # fmt: skip
 
@@ -156,7 +158,7 @@ def optimise_model(
         registry.load_file(path)
     pipeline = parse_pipeline(graph_pipeline(options), registry)
     begin = time.perf_counter()
-    model = load_model(source, dims=options.dims, input_shapes=options.input_shapes)
+    model = _import(source, options)
     seconds = {"import": time.perf_counter() - begin}
     if on_pass is not None:
         on_pass("import", seconds["import"])
@@ -174,6 +176,17 @@ def optimise_model(
         on_event=heard,
     )  # fmt: skip
     return Optimised(model, str(pipeline), seconds, done.remarks)
+
+
+def _import(source: str | Path | onnx.ModelProto | ir.Model, options: CompileOptions) -> ir.Model:
+    """The model as the passes start from it. Unsupported ops are no error yet, since a pass may rewrite them."""
+    try:
+        return load_model(source, dims=options.dims, input_shapes=options.input_shapes)
+    except CompileError as failure:
+        if any(found.id == "IPU0115" for found in failure.diagnostics):
+            # A shape that stays unknown mostly comes from an op that is not supported: say so, with the op's name.
+            load_model(source, dims=options.dims, input_shapes=options.input_shapes, supported=supported)
+        raise
 
 
 def compile_model(
@@ -226,6 +239,20 @@ def stage_text(compiled: Compiled, stage: str) -> str:
     return print_program(compiled.program)
 
 
+def schedule_model(model: ir.Model, target: Target, options: CompileOptions) -> TileGraph:
+    """The tile graph of a model behind the graph passes. Raises CompileError with every node that cannot be lowered."""
+    problems = unsupported_nodes(model, supported)
+    build = BuildOptions(target, "float16" if options.partials == "fp16" else "float32")
+    try:
+        graph = build_tile_graph(model, build)
+    except CompileError as failure:
+        problems += [found for found in failure.diagnostics if found.id != "IPU0201"]
+        raise CompileError(problems or failure.diagnostics) from failure
+    if problems:
+        raise CompileError(problems)
+    return graph
+
+
 def compile_graph(
     model: ir.Model,
     target: Target,
@@ -248,7 +275,7 @@ def compile_graph(
             on_pass(name, spent)
 
     begin = time.perf_counter()
-    graph = build_tile_graph(model, BuildOptions(target, "float16" if options.partials == "fp16" else "float32"))
+    graph = schedule_model(model, target, options)
     timed("schedule", begin)
     begin = time.perf_counter()
     # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.

@@ -106,6 +106,7 @@ IDS: dict[str, str] = {
     # 09xx: internal
     "IPU0901": "internal error of ipucc",
     "IPU0902": "an internal check failed",
+    "IPU0903": "this machine has too little memory for the compilation or the simulation",
 }
 
 

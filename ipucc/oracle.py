@@ -99,8 +99,10 @@ def check(
         )
     if strange:
         raise error(
-            "IPU0609", f"the model has no input or output {strange[0]!r}: the program comes from another model", where=where
-        )  # fmt: skip
+            "IPU0609",
+            f"the model has no input or output {strange[0]!r}: the program comes from another model",
+            where=where,
+        )
     names = list(outputs)
     answers: dict[str, dict[str, Array]] = {}
     refused: list[str] = []
@@ -166,7 +168,7 @@ def _difference(name: str, ours: Array, reference: Array) -> Difference:
 def _onnxruntime(
     model: Path, names: list[str], inputs: Mapping[str, Array], dims: Mapping[str, int]
 ) -> Sequence[Array]:
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

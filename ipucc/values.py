@@ -122,7 +122,7 @@ def _array(name: str, kind: str, value: ArrayLike) -> tuple[Array, Diagnostic | 
 def _range_problem(name: str, kind: str, array: Array) -> list[Diagnostic]:
     if array.dtype.kind not in "iu" or not array.size:
         return []
-    info = np.iinfo(STORAGE[kind])
+    info = np.iinfo(STORAGE[kind].name)  # by name: the table is typed for elements of every kind
     low, high = int(array.min()), int(array.max())
     if info.min <= low and high <= info.max:
         return []

@@ -1,0 +1,160 @@
+"""`ipucc compile`: an ONNX model in, a program file out."""
+
+import time
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from ipucc.cli.options import dim_option, input_shape_option, json_option, load_option, read_dims, read_shapes
+from ipucc.cli.output import pairs, writable, write_text
+from ipucc.cli.verb import Verb, progress, report, show, show_json
+from ipucc.diagnostics import JsonValue, error
+
+if TYPE_CHECKING:
+    from ipucc.compiler import Compiled, CompileOptions
+
+__all__ = ["compile_command"]
+
+Emit = Literal["graph", "placement", "program"]
+
+
+@click.command("compile", cls=Verb)
+@click.argument("model", metavar="MODEL.onnx")
+@click.option("-o", "--output", metavar="FILE", help="Program file (.ipux), or with --emit a text file.")
+@click.option("--target", default="gc200", show_default=True, help="Machine, or a machine file (.toml).")
+@click.option(
+    "--precision", type=click.Choice(["model", "fp16"]), default="model", show_default=True,
+    help="Element type of weights and activations: the model's own, or fp16.",
+)  # fmt: skip
+@click.option(
+    "--partials", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True,
+    help="Type in which products of fp16 are summed; fp32 runs at half the rate.",
+)  # fmt: skip
+@dim_option
+@input_shape_option
+@click.option("--passes", metavar="PIPELINE", help="Passes of the graph level, instead of the default ones.")
+@click.option("--block", type=int, help="Make linear layers block-sparse: edge of a block (4, 8 or 16).")
+@click.option("--density", type=float, help="Share of the blocks to keep, those of largest L1 norm.")
+@click.option(
+    "--solver", type=click.Choice(["cpsat", "greedy"]), default="cpsat", show_default=True,
+    help="What chooses the plans of all ops.",
+)  # fmt: skip
+@load_option
+@click.option("--dump-ir", metavar="FOLDER", help="Write the text of every stage into this folder.")
+@click.option(
+    "--print-after", multiple=True, metavar="PASS|all",
+    help="Print the graph behind a pass, or the stages place and lower, to standard error. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--emit", type=click.Choice(["graph", "placement", "program"]),
+    help="Write this as text, to -o or standard output, instead of a program file.",
+)  # fmt: skip
+@json_option
+def compile_command(
+    model: str, output: str | None, target: str, precision: Literal["model", "fp16"],
+    partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], passes: str | None,
+    block: int | None, density: float | None, solver: Literal["cpsat", "greedy"], load: tuple[str, ...],
+    dump_ir: str | None, print_after: tuple[str, ...], emit: Emit | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compile an ONNX model to a program for the IPU.
+
+    The summary says how many cycles a run takes, as predicted for the finished program, what the solver
+    estimated, and how much memory the fullest tile needs.
+    """
+    begin = time.perf_counter()
+    if output is None and emit is None:
+        raise click.UsageError("name the program file: -o FILE.ipux")
+    if output is None and as_json:
+        raise error("IPU0308", "--emit and --json cannot both have standard output", help=["give --emit a file: -o"])
+    if output is not None:
+        writable(output)
+    from ipucc.compiler import CompileOptions, compile_model, optimise_model
+    from ipucc.pass_manager import DumpFolder
+
+    options = CompileOptions(
+        target, precision, partials, read_dims(dims), read_shapes(input_shapes), passes, block, density, solver, load
+    )
+    dump = DumpFolder(dump_ir) if dump_ir is not None else None
+
+    def stream(text: str) -> None:
+        click.echo(text, err=True)
+
+    if emit == "graph" and not as_json:
+        from ipucc.graph.printing import print_graph
+
+        done = optimise_model(
+            model, options, on_pass=progress(), print_after=print_after, stream=stream, dump=dump
+        )  # fmt: skip
+        report(done.remarks)
+        _emit(print_graph(done.model), output)
+        return
+    compiled = compile_model(
+        model, options, on_pass=progress(), print_after=print_after, stream=stream, dump=dump
+    )  # fmt: skip
+    report(compiled.remarks)
+    if emit is not None:
+        _emit(_text(compiled, emit), output)
+    elif output is not None:
+        from ipucc.program.file import save_program
+
+        save_program(compiled.program, output)
+    seconds = time.perf_counter() - begin
+    if as_json:
+        show_json("ipucc.compile/1", _document(model, options, compiled, seconds))
+    elif emit is None:
+        show(_summary(model, output or "", options, compiled, seconds))
+
+
+def _emit(text: str, output: str | None) -> None:
+    if output is None:
+        show(text.rstrip("\n"))
+    else:
+        write_text(output, text)
+
+
+def _text(compiled: "Compiled", emit: Emit) -> str:
+    from ipucc.compiler import stage_text
+    from ipucc.graph.printing import print_graph
+
+    if emit == "graph":
+        return print_graph(compiled.model)
+    return stage_text(compiled, "place" if emit == "placement" else "lower")
+
+
+def _document(model: str, options: "CompileOptions", compiled: "Compiled", seconds: float) -> dict[str, JsonValue]:
+    from ipucc.manifest import memory_figures, placement_figures
+    from ipucc.pass_manager import count_nodes
+
+    return {
+        "model": model,
+        "target": compiled.program.target.name,
+        "precision": options.precision,
+        "nodes": count_nodes(compiled.model),
+        "placement": placement_figures(compiled.placement),
+        "cycles": dict(compiled.cycles),
+        "memory": memory_figures(compiled.program),
+        "passes": [{"name": name, "seconds": spent} for name, spent in compiled.seconds.items()],
+        "seconds": seconds,
+    }
+
+
+def _summary(model: str, output: str, options: "CompileOptions", compiled: "Compiled", seconds: float) -> str:
+    from ipucc.pass_manager import count_nodes
+    from ipucc.program.usage import tile_bytes
+
+    program, placement, cycles = compiled.program, compiled.placement, compiled.cycles
+    used = int(tile_bytes(program).max(initial=0))
+    device = program.target.cycles_to_seconds(cycles["total"])
+    off = (cycles["estimated"] - cycles["total"]) / cycles["total"] if cycles["total"] else 0.0
+    rows = [
+        ("target", f"{program.target.name}, {program.target.tiles} tiles"),
+        ("precision", options.precision if options.precision == "model" else f"fp16, {options.partials} partials"),
+        ("nodes", f"{count_nodes(compiled.model)} after the graph passes"),
+        ("placement", f"{placement.solver}, {placement.status}, gap {placement.gap:.1%}"),
+        ("cycles", f"{cycles['total']:,} ({device * 1e6:,.1f} us): compute {cycles['compute']:,}, "
+                   f"exchange {cycles['exchange']:,}, sync {cycles['sync']:,}"),
+        ("estimated", f"{cycles['estimated']:,} by the solver ({off:+.1%})"),
+        ("memory", f"{used:,} of {program.target.tile_bytes:,} bytes on the fullest tile"),
+        ("time", f"{seconds:.2f} s"),
+    ]  # fmt: skip
+    return pairs(f"{model} -> {output}", rows)

@@ -1,0 +1,141 @@
+"""Inputs of a run from the command line: `.npz` and `.npy` files, and values that are made up.
+
+Files come from anywhere: the header of an array is held against what the program takes before its data is read, so no
+file can make this process allocate more than the inputs need, and nothing in a file is executed.
+"""
+
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ipucc.cli.verb import OptionSyntax, syntax_error
+from ipucc.diagnostics import CompileError, Diagnostic, error
+from ipucc.values import Array, Declared, declared_type, type_problem, unknown_input
+
+__all__ = ["read_inputs"]
+
+
+def read_inputs(declared: Sequence[Declared], options: Sequence[str], file: str | None) -> dict[str, Array]:
+    """Arrays by input name; what `--input` says goes before the file.
+
+    Raises CompileError with all problems at once: IPU0602 to IPU0605, IPU0606 (exit code 2) for a malformed option.
+    Inputs without a value are left out.
+    """
+    chosen = _by_name(options)
+    problems = [unknown_input(name, declared) for name in chosen if name not in {d[0] for d in declared}]
+    found: dict[str, Array] = {}
+    if file is not None:
+        from_file, more = _npz(Path(file), declared, chosen)
+        found.update(from_file)
+        problems += more
+    for name, kind, shape in declared:
+        if name in chosen:
+            try:
+                found[name] = _value(name, kind, shape, chosen[name])
+            except OptionSyntax:
+                raise
+            except CompileError as failure:
+                problems += failure.diagnostics
+    if problems:
+        raise CompileError(problems)
+    return {d[0]: found[d[0]] for d in declared if d[0] in found}
+
+
+def _by_name(options: Sequence[str]) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    for text in options:
+        name, mark, value = text.partition("=")
+        if not (name and mark and re.fullmatch(r"@.+|zeros|ones|random:\d{1,18}", value, re.DOTALL)):
+            raise syntax_error(
+                "IPU0606", f"--input takes NAME=@FILE.npy, NAME=zeros, NAME=ones or NAME=random:SEED, not {text!r}"
+            )
+        if name in chosen:
+            raise syntax_error("IPU0606", f"--input gives {name!r} twice")
+        chosen[name] = value
+    return chosen
+
+
+def _value(name: str, kind: str, shape: tuple[int, ...], text: str) -> Array:
+    dtype = declared_type(kind)
+    if text.startswith("@"):
+        path = Path(text[1:])
+        try:
+            with path.open("rb") as file:
+                return _read(file, name, kind, shape, str(path))
+        except OSError as failure:
+            raise _unreadable(str(path), failure) from failure
+    if text in ("zeros", "ones"):
+        return np.full(shape, text == "ones", dtype)
+    rng = np.random.default_rng(int(text.removeprefix("random:")))
+    if dtype.kind in "iub":
+        # 0 and 1 are good indices of any table with two rows, and good masks.
+        return rng.integers(0, 2, shape).astype(dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype)
+
+
+def _npz(
+    path: Path, declared: Sequence[Declared], skip: Sequence[str] | dict[str, str]
+) -> tuple[dict[str, Array], list[Diagnostic]]:
+    """The arrays of a file and what is wrong with it. Members that are called `out_...` are results and left alone."""
+    found: dict[str, Array] = {}
+    problems: list[Diagnostic] = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            used: set[str] = set()
+            for name, kind, shape in declared:
+                key = name if name in members else f"in_{name}"
+                if key not in members:
+                    continue
+                used.add(key)
+                if name in skip:
+                    continue
+                try:
+                    found[name] = _member(archive, members[key], name, kind, shape, str(path))
+                except CompileError as failure:
+                    problems += failure.diagnostics
+            names = [name for name in members if name not in used and not name.startswith("out_")]
+            problems += [unknown_input(name, declared) for name in names]
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as failure:
+        raise _unreadable(str(path), failure) from failure
+    return found, problems
+
+
+def _member(archive: zipfile.ZipFile, member: str, name: str, kind: str, shape: tuple[int, ...], where: str) -> Array:
+    try:
+        with archive.open(member) as file:
+            return _read(file, name, kind, shape, f"{where}: {member}")
+    except (RuntimeError, NotImplementedError) as failure:  # encrypted, or packed in a way that zipfile does not know
+        raise _unreadable(where, failure) from failure
+
+
+def _read(file: IO[bytes], name: str, kind: str, shape: tuple[int, ...], where: str) -> Array:
+    """One array in numpy's format, if its header promises the type and shape that the input has."""
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            found, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    except Exception as failure:  # the header is an expression; what a hostile one raises is anyone's guess
+        raise _unreadable(where, failure) from failure
+    if problems := type_problem(name, kind, tuple(found), dtype, shape):
+        raise CompileError(problems)
+    size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    try:
+        data = file.read(size)
+    except Exception as failure:  # zlib.error and its kin, for damaged data
+        raise _unreadable(where, failure) from failure
+    if len(data) != size:
+        raise error("IPU0605", f"{where} ends after {len(data):,} of {size:,} bytes")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _unreadable(where: str, failure: Exception) -> CompileError:
+    reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
+    text = f"{where} cannot be read as numpy data: {reason.splitlines()[0][:200] if reason else type(failure).__name__}"
+    return error("IPU0605", text, help=["numpy.save and numpy.savez write such files"])

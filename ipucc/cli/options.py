@@ -1,0 +1,61 @@
+"""Options that several verbs share, and how their text is read."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import click
+
+from ipucc.cli.verb import syntax_error
+
+__all__ = ["dim_option", "input_shape_option", "json_option", "load_option", "read_dims", "read_shapes"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def json_option(function: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(function)
+
+
+def dim_option(function: F) -> F:
+    """`--dim N=V`."""
+    text = "Size of a symbolic dimension. May be repeated."
+    return click.option("--dim", "dims", multiple=True, metavar="NAME=N", help=text)(function)
+
+
+def input_shape_option(function: F) -> F:
+    """`--input-shape x=1,3,224,224`."""
+    text = "Shape of an input with symbolic dimensions. May be repeated."
+    return click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=N,N,...", help=text)(function)
+
+
+def load_option(function: F) -> F:
+    """`--load F.py`."""
+    text = "Python file with passes, executed as it is. May be repeated."
+    return click.option("--load", multiple=True, metavar="FILE.py", help=text)(function)
+
+
+def read_dims(texts: Sequence[str]) -> dict[str, int]:
+    """Sizes by dimension name. Raises OptionSyntax."""
+    dims: dict[str, int] = {}
+    for text in texts:
+        name, _, size = text.partition("=")
+        if not name or not re.fullmatch(r"[+-]?\d{1,18}", size):
+            raise syntax_error("IPU0614", f"--dim takes NAME=N, not {text!r}")
+        if dims.setdefault(name, int(size)) != int(size):
+            raise syntax_error("IPU0614", f"--dim gives {name!r} the sizes {dims[name]} and {size}")
+    return dims
+
+
+def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name; nothing behind the `=` is the shape of a scalar. Raises OptionSyntax."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, mark, sizes = text.rpartition("=")
+        if not name or not mark or not re.fullmatch(r"(\d{1,18}(,\d{1,18})*)?", sizes):
+            raise syntax_error("IPU0606", f"--input-shape takes NAME=N,N,..., not {text!r}")
+        shape = tuple(int(n) for n in sizes.split(",") if n)
+        if shapes.setdefault(name, shape) != shape:
+            raise syntax_error("IPU0606", f"--input-shape gives {name!r} two shapes")
+    return shapes

@@ -1,0 +1,37 @@
+"""`ipucc validate`: can this model be compiled, is this program sound?"""
+
+import click
+
+from ipucc.cli.files import is_program
+from ipucc.cli.options import dim_option, input_shape_option, read_dims, read_shapes
+from ipucc.cli.verb import Verb, progress, report, show
+
+__all__ = ["validate_command"]
+
+
+@click.command("validate", cls=Verb)
+@click.argument("file", metavar="FILE")
+@dim_option
+@input_shape_option
+def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, ...]) -> None:
+    """Say everything that keeps a model from being compiled, or check a program file.
+
+    A model (.onnx) is imported and goes through the default passes; every node that cannot be lowered is
+    listed. A program (.ipux) is read, held against the rules of the verifier, and its exchanges are compared
+    with the layouts that they connect.
+    """
+    if is_program(file):
+        from ipucc.program.file import load_program
+
+        program = load_program(file)
+        show(f"{file}: sound, {len(program.steps):,} steps for {program.target.name}")
+        return
+    from ipucc.compiler import CompileOptions, optimise_model, schedule_model
+    from ipucc.pass_manager import count_nodes
+    from ipucc.target import load_target
+
+    options = CompileOptions(dims=read_dims(dims), input_shapes=read_shapes(input_shapes))
+    done = optimise_model(file, options, on_pass=progress())
+    report(done.remarks)
+    schedule_model(done.model, load_target(options.target), options)
+    show(f"{file}: can be compiled, {count_nodes(done.model):,} nodes after the graph passes")

@@ -149,9 +149,7 @@ def merge_origin(target: ir.Node, sources: Iterable[ir.Node]) -> None:
 
 def describe(node: ir.Node) -> str:
     """The name that users know the node by: its ONNX origin, its name, or that of its first result."""
-    return (
-        node.metadata_props.get(ORIGIN) or node.name or (node.outputs[0].name or "" if node.outputs else "")
-    )
+    return node.metadata_props.get(ORIGIN) or node.name or (node.outputs[0].name or "" if node.outputs else "")
 
 
 def copy_type(source: ir.Value, target: ir.Value) -> None:
@@ -209,9 +207,7 @@ class Editor:
             return self._scalars[key]
         fresh = self.fresh(name)
         tensor = ir.tensor(array, name=fresh)
-        value = ir.Value(
-            name=fresh, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
+        value = ir.Value(name=fresh, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         graph.register_initializer(value)
         if array.size == 1:
             self._scalars[key] = value
@@ -292,9 +288,7 @@ class Editor:
             if value is None:
                 continue
             if value.name is None or value.type is None:
-                raise error(
-                    "IPU0115", f"value {value.name!r} has no type", node=describe(node), op=node.op_type
-                )
+                raise error("IPU0115", f"value {value.name!r} has no type", node=describe(node), op=node.op_type)
             types[value.name] = _type_proto(value)
             array = constant_array(value, limit=_INFERENCE_DATA_LIMIT)
             if array is not None:

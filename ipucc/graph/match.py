@@ -248,9 +248,7 @@ class Rule:
     captures: tuple[str, ...]
 
 
-def rewrite(
-    name: str, pattern: Callable[..., OpPattern | tuple[OpPattern, ...]]
-) -> Callable[[Replacement], Rule]:
+def rewrite(name: str, pattern: Callable[..., OpPattern | tuple[OpPattern, ...]]) -> Callable[[Replacement], Rule]:
     """Makes a Rule of the replacement function below it (see the module).
 
     Raises ValueError if the function asks for a capture that the pattern function does not have.

@@ -288,9 +288,7 @@ class _Body:
             value = expr.attr("alpha")
             assert isinstance(value, float)
             alpha = self._scalar(language.Const(value), group)
-            return self.node(
-                "Mul", [*values, self.node("Sigmoid", [self.node("Mul", [*values, alpha], {})], {})], {}
-            )
+            return self.node("Mul", [*values, self.node("Sigmoid", [self.node("Mul", [*values, alpha], {})], {})], {})
         attrs = dict(expr.attrs)
         if expr.op == "Cast":
             attrs["to"] = int(dtype_of(str(attrs["to"])))
@@ -318,7 +316,7 @@ def function_for(node: ir.Node, opset: int) -> ir.Function:
     if contraction:
         env["x"] = _contraction(node, body, inputs[0], inputs[1])
         types["x"] = types[names[0]]
-    result = body.expression(expression(node), env, types)
+    result = body.expression(language.canonical(expression(node)), env, types)
     if result.producer() is None:
         result = body.node("Identity", [result], {})
     graph = ir.Graph(inputs, [result], nodes=body.nodes, opset_imports={"": opset}, name="body")

@@ -46,9 +46,7 @@ class Pass:
     def changed_options(self) -> dict[str, OptionValue]:
         """The options that differ from their defaults, in the order of the fields."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {
-            f.name: values[f.name] for f in dataclasses.fields(self) if not _same(values[f.name], f.default)
-        }
+        return {f.name: values[f.name] for f in dataclasses.fields(self) if not _same(values[f.name], f.default)}
 
 
 @dataclass

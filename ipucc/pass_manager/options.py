@@ -55,9 +55,7 @@ def make_pass(cls: type[Pass], options: Mapping[str, OptionValue]) -> Pass:
             raise error("IPU0304", f"option {given!r} of pass {cls.name!r} given twice")
         accepted, converted = _convert(value, hints[name])
         if not accepted:
-            raise error(
-                "IPU0304", f"option {name!r} of pass {cls.name!r} takes {known[name].type}, not {value!r}"
-            )
+            raise error("IPU0304", f"option {name!r} of pass {cls.name!r} takes {known[name].type}, not {value!r}")
         choices = known[name].choices
         if choices and converted not in choices:
             allowed = ", ".join(map(str, choices))

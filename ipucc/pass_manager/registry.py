@@ -58,9 +58,7 @@ class Registry:
         if not _NAME.fullmatch(name) or name == "repeat":
             raise error("IPU0306", f"{name!r} of {owner} is no name for a pass", help=["use [a-z][a-z0-9-]*"])
         if name in self.providers:
-            raise error(
-                "IPU0305", f"the pass {name!r} is offered by {self.providers[name].owner} and by {owner}"
-            )
+            raise error("IPU0305", f"the pass {name!r} is offered by {self.providers[name].owner} and by {owner}")
         self.providers[name] = Provider(owner, load)
 
     def get(self, name: str) -> type[Pass]:
@@ -106,9 +104,7 @@ class Registry:
             and "name" in vars(cls)
         ]
         if not found:
-            raise error(
-                "IPU0306", f"{path} defines no pass", help=["a pass is a dataclass derived from Pass"]
-            )
+            raise error("IPU0306", f"{path} defines no pass", help=["a pass is a dataclass derived from Pass"])
         for cls in found:
             self.add(cls.name, str(path), _constant(cls))
         return tuple(cls.name for cls in found)

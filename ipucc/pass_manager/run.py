@@ -125,10 +125,7 @@ class _Runner:
             changed = item.run(self.model, self.context)
         except CompileError as failure:
             raise type(failure)(
-                [
-                    d if d.where else dataclasses.replace(d, where=f"pass {item.name}")
-                    for d in failure.diagnostics
-                ]
+                [d if d.where else dataclasses.replace(d, where=f"pass {item.name}") for d in failure.diagnostics]
             ) from failure
         except Exception as failure:
             raise self._crash(item, failure) from failure

@@ -48,9 +48,7 @@ def _transposed(new: Builder, value: ir.Value) -> ir.Value:
     """The transpose of a matrix; of a constant that nothing else reads, as a constant."""
     shape = static_shape(value)
     if shape is not None and len(value.uses()) == 1:
-        constant = new.editor.derived(
-            (value,), np.transpose, shape[::-1], value_dtype(value), f"{value.name}_t"
-        )
+        constant = new.editor.derived((value,), np.transpose, shape[::-1], value_dtype(value), f"{value.name}_t")
         if constant is not None:
             return constant
     return new.Transpose(value, perm=(1, 0))

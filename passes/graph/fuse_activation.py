@@ -124,9 +124,7 @@ def _hard_swish(x: Var, alpha: Var, beta: Var) -> tuple[OpPattern, ...]:
 
 
 @rewrite("hard-swish", _hard_swish)
-def hard_swish(
-    m: Match, new: Builder, x: ir.Value, alpha: AttrLike | None, beta: AttrLike | None
-) -> ir.Value:
+def hard_swish(m: Match, new: Builder, x: ir.Value, alpha: AttrLike | None, beta: AttrLike | None) -> ir.Value:
     """x hardsigmoid(x) with alpha=1/6 and beta=1/2 is HardSwish."""
     for value, wanted in ((alpha, 1 / 6), (beta, 0.5)):
         close = value is None or (isinstance(value, float) and math.isclose(value, wanted, rel_tol=1e-5))

@@ -135,9 +135,7 @@ def _rotary(
 
 
 @rewrite("rotary-embedding", _rotary)
-def rotary(
-    m: Match, new: Builder, x: ir.Value, c: ir.Value, s: ir.Value, half1: ir.Value, half2: ir.Value
-) -> ir.Value:
+def rotary(m: Match, new: Builder, x: ir.Value, c: ir.Value, s: ir.Value, half1: ir.Value, half2: ir.Value) -> ir.Value:
     """x cos + rotate_half(x) sin is RotaryEmbedding, for constant cos and sin whose two halves are equal.
 
     rotate_half(x) is [-x2, x1] for x = [x1, x2] along the last axis; x is [batch, heads, sequence, head
@@ -151,17 +149,13 @@ def rotary(
     caches = []
     for value in (c, s):
         own = present(static_shape(value), "the shape is not known")
-        require(
-            own in ((1, 1, shape[2], shape[3]), (1, shape[2], shape[3]), shape[2:]), "cos or sin vary by head"
-        )
+        require(own in ((1, 1, shape[2], shape[3]), (1, shape[2], shape[3]), shape[2:]), "cos or sin vary by head")
         array = constant_array(value)
         if array is not None:
             require(np.array_equal(array[..., :half], array[..., half:]), "the halves of cos or sin differ")
         cache = new.editor.derived(
             (value,),
-            lambda full: np.broadcast_to(
-                full.reshape(1, shape[2], shape[3])[..., :half], (shape[0], shape[2], half)
-            ),
+            lambda full: np.broadcast_to(full.reshape(1, shape[2], shape[3])[..., :half], (shape[0], shape[2], half)),
             *((shape[0], shape[2], half), value_dtype(value), value.name or "cache"),
         )
         caches.append(present(cache, "cos and sin are no constants"))

@@ -159,9 +159,7 @@ def pad_into_conv(
     """Zeros added before a convolution are the convolution's own pads."""
     node = m.root
     rank = len(present(static_shape(x), "the shape is not known"))
-    require(
-        node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET", "pads of the window are not explicit"
-    )
+    require(node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET", "pads of the window are not explicit")
     amounts = present(constant_array(pads), "the pads are not constants")
     filling = 0 if value is None else scalar(value)
     require(filling is not None and filling == 0, "the pads are not zero")

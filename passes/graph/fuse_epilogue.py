@@ -183,9 +183,7 @@ class _Fuser:
     def _refusal(self, region: Region, exit_value: ir.Value, result: ir.Value, root: ir.Node) -> str | None:
         """Why the exit value cannot be the result of the contraction; None if it can."""
         shape = static_shape(root.outputs[0])
-        if static_shape(exit_value) != shape or any(
-            static_shape(n.outputs[0]) != shape for n in region.nodes
-        ):
+        if static_shape(exit_value) != shape or any(static_shape(n.outputs[0]) != shape for n in region.nodes):
             return "an operand is larger than the result"
         if exit_value.dtype is None or not exit_value.dtype.is_floating_point():
             return f"its result is {exit_value.dtype}"
@@ -334,9 +332,7 @@ def _region_of(members: Sequence[ir.Node]) -> Region:
     return region
 
 
-def _next_in_order(
-    frontier: Sequence[ir.Node], reached: Sequence[ir.Node], values: set[ir.Value]
-) -> ir.Node | None:
+def _next_in_order(frontier: Sequence[ir.Node], reached: Sequence[ir.Node], values: set[ir.Value]) -> ir.Node | None:
     """A node of the frontier whose operands from the region are all computed; None if one is not
     elementwise."""
     pending = [n for n in dict.fromkeys(frontier) if n not in reached]

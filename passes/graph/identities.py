@@ -81,8 +81,7 @@ def involution(m: Match, new: Builder, x: ir.Value) -> ir.Value:
 
 def _twice(x: Var, inner: Var) -> tuple[OpPattern, ...]:
     return tuple(
-        getattr(op, name)(getattr(op, name)(x, out=inner))
-        for name in ("Relu", "Abs", "Ceil", "Floor", "Round")
+        getattr(op, name)(getattr(op, name)(x, out=inner)) for name in ("Relu", "Abs", "Ceil", "Floor", "Round")
     )
 
 
@@ -158,9 +157,7 @@ def bypass_expands(model: ir.Model) -> int:
             source = _expanded(value)
             if source is None:
                 continue
-            shapes = [
-                static_shape(source if j == i else v) for j, v in enumerate(node.inputs) if v is not None
-            ]
+            shapes = [static_shape(source if j == i else v) for j, v in enumerate(node.inputs) if v is not None]
             known = [s for s in shapes if s is not None]
             if len(known) == len(shapes) and np.broadcast_shapes(*known) == static_shape(node.outputs[0]):
                 node.replace_input_with(i, source)

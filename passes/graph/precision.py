@@ -80,12 +80,7 @@ def _protect_float32_operands(model: ir.Model) -> bool:
         formal = onnx.defs.get_schema(node.op_type, editor.opset()).inputs
         for i, value in enumerate(node.inputs):
             allowed = formal[min(i, len(formal) - 1)].types if formal else set()
-            if (
-                value is None
-                or not _converts(value.dtype)
-                or "tensor(float16)" in allowed
-                or KEEP in value.meta
-            ):
+            if value is None or not _converts(value.dtype) or "tensor(float16)" in allowed or KEEP in value.meta:
                 continue
             array = constant_array(value)
             if array is not None:
@@ -141,18 +136,14 @@ def clamped(array: Array, target: ir.DataType) -> tuple[Array, int]:
     beyond = np.isfinite(numbers) & (np.abs(numbers) > LIMIT)
     limited = np.where(beyond, np.copysign(LIMIT, numbers), numbers)
     if limited.size == 1:
-        limited = np.where(
-            (limited != 0) & (np.abs(limited) < SMALLEST), np.copysign(SMALLEST, limited), limited
-        )
+        limited = np.where((limited != 0) & (np.abs(limited) < SMALLEST), np.copysign(SMALLEST, limited), limited)
     return np.asarray(limited.astype(target.numpy())), int(beyond.sum())
 
 
 def _report(value: ir.Value, count: int, ctx: PassContext) -> None:
     users = [use.node for use in value.uses()]
     if users:
-        ctx.analysis(
-            users[0], f"{count} elements of {value.name} were clamped to +-65504", id="IPU0412", count=count
-        )
+        ctx.analysis(users[0], f"{count} elements of {value.name} were clamped to +-65504", id="IPU0412", count=count)
 
 
 def _convert_attributes(node: ir.Node, target: ir.DataType) -> bool:
@@ -190,11 +181,7 @@ def retyped(expr: Expr, target: str) -> Expr:
     """
 
     def change(node: Expr) -> Expr:
-        if (
-            isinstance(node, Const)
-            and isinstance(node.value, float)
-            and LIMIT < abs(node.value) < float("inf")
-        ):
+        if isinstance(node, Const) and isinstance(node.value, float) and LIMIT < abs(node.value) < float("inf"):
             return Const(LIMIT if node.value > 0 else -LIMIT)
         if not isinstance(node, Call):
             return node

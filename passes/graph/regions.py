@@ -30,9 +30,7 @@ from ipucc.graph.schemas import DOMAIN, expression
 
 X: Final = Operand("x")
 
-CHEAP: Final = frozenset(
-    ("Add", "Sub", "Mul", "Neg", "Abs", "Max", "Min", "Clip", "Relu", "Cast", "And", "Or", "Not")
-)
+CHEAP: Final = frozenset(("Add", "Sub", "Mul", "Neg", "Abs", "Max", "Min", "Clip", "Relu", "Cast", "And", "Or", "Not"))
 """Ops that cost less than the load and store of a result: an expression may hold them twice."""
 
 
@@ -89,9 +87,7 @@ class Region:
         result = static_shape(node.outputs[0])
         literals = [None if v is None or v in self.exprs else inline_constant(v) for v in node.inputs]
         shapes = [
-            static_shape(v) or ()
-            for v, c in zip(node.inputs, literals, strict=True)
-            if v is not None and c is None
+            static_shape(v) or () for v, c in zip(node.inputs, literals, strict=True) if v is not None and c is None
         ]
         if not shapes or np.broadcast_shapes(*shapes) != result or _keeps_types(node):
             literals = [None] * len(node.inputs)
@@ -151,9 +147,7 @@ def read(node: ir.Node, args: Sequence[Expr | None]) -> Expr:
             attrs[name] = value
     if node.op_type not in BOOLEAN:
         given = _typed(node, given)
-    return call(
-        node.op_type, given, {k: v for k, v in attrs.items() if k in ATTRIBUTES.get(node.op_type, {})}
-    )
+    return call(node.op_type, given, {k: v for k, v in attrs.items() if k in ATTRIBUTES.get(node.op_type, {})})
 
 
 def _clip(args: Sequence[Expr | None]) -> Expr:
@@ -175,9 +169,7 @@ def _typed(node: ir.Node, args: list[Expr]) -> list[Expr]:
         return args
     first = literals[0]
     name = dtype_name(dtype.dtype)
-    if isinstance(first, Const) and {constant_type(a.value) for a in literals if isinstance(a, Const)} != {
-        name
-    }:
+    if isinstance(first, Const) and {constant_type(a.value) for a in literals if isinstance(a, Const)} != {name}:
         args[group[0]] = call("Cast", (first,), {"to": name})
     return args
 

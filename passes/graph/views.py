@@ -38,11 +38,7 @@ def _view_of_view(x: Var, a: Var) -> OpPattern:
 def reshape_of_reshape(m: Match, new: Builder, x: ir.Value) -> ir.Value | None:
     """The result of a Reshape is reshaped from its source; the first goes if nothing else uses it."""
     producer = x.producer()
-    if (
-        producer is None
-        or (producer.domain, producer.op_type) != ("", "Reshape")
-        or producer.inputs[0] is None
-    ):
+    if producer is None or (producer.domain, producer.op_type) != ("", "Reshape") or producer.inputs[0] is None:
         return None
     return reshape_to(new, producer.inputs[0], static_shape(m.output))
 
@@ -82,9 +78,7 @@ def _views(x: Var, a: Var) -> tuple[OpPattern, ...]:
 def view_as_reshape(m: Match, new: Builder, x: ir.Value) -> ir.Value | None:
     """Squeeze, Unsqueeze, Flatten, and a Transpose that moves axes of size 1 only, are a Reshape."""
     shape = static_shape(x)
-    if m.root.op_type == "Transpose" and (
-        shape is None or not is_view_permutation(shape, permutation(m.root))
-    ):
+    if m.root.op_type == "Transpose" and (shape is None or not is_view_permutation(shape, permutation(m.root))):
         return None
     return reshape_to(new, x, static_shape(m.output))
 

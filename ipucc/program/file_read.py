@@ -19,8 +19,19 @@ from ipucc.program.container import Bytes, read_archive
 from ipucc.program.fields import Field, parse_json, typed_fields
 from ipucc.program.file_write import FORMAT, IDENTITY_LIMIT, VERSION
 from ipucc.program.model import (
-    Binding, Buffer, Call, Compute, Exchange, Fill, HostRead, HostWrite, Move, Program, Repeat, Step,
-)  # fmt: skip
+    Binding,
+    Buffer,
+    Call,
+    Compute,
+    Exchange,
+    Fill,
+    HostRead,
+    HostWrite,
+    Move,
+    Program,
+    Repeat,
+    Step,
+)
 from ipucc.program.tensors import read_tensors
 from ipucc.program.transfers import ORDERS
 from ipucc.target import Target, parse_target
@@ -43,7 +54,7 @@ _MAX_SIZE: Final = 1 << 31
 _MAX_DEPTH: Final = 16
 _MAX_COUNT: Final = 1 << 31
 _MAX_WORK: Final = 1 << 28
-"""Array elements that all references of `program.json` together may lead to: work grows with this, not with the file."""
+"""Array elements that all references of `program.json` together may lead to, so that work is bounded."""
 
 T = TypeVar("T")
 Ports = list[tuple[str, str, tuple[int, ...]]]

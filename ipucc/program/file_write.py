@@ -18,8 +18,18 @@ from ipucc.codelets.base import Cells, Codelet
 from ipucc.program.container import Writer, write_archive
 from ipucc.program.fields import plain
 from ipucc.program.model import (
-    Binding, Buffer, Call, Compute, Exchange, HostRead, HostWrite, Move, Program, Repeat, Step,
-)  # fmt: skip
+    Binding,
+    Buffer,
+    Call,
+    Compute,
+    Exchange,
+    HostRead,
+    HostWrite,
+    Move,
+    Program,
+    Repeat,
+    Step,
+)
 from ipucc.program.tensors import pack_tensors
 from ipucc.target import dump_target
 from ipucc.tiles.intersect import Track

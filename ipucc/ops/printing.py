@@ -1,0 +1,55 @@
+"""The tile graph with its chosen plans as stable text."""
+
+from typing import TYPE_CHECKING
+
+from ipucc.ops.graph import TileGraph
+from ipucc.ops.spec import Axis, TileOp
+from ipucc.tiles.printing import layout_text
+
+if TYPE_CHECKING:
+    from ipucc.passes.plan.place import Placement
+    from ipucc.passes.plan.problem import Candidate
+
+__all__ = ["print_placement"]
+
+_MARKS = {"parallel": "", "reduce": "+", "whole": "!"}
+
+
+def print_placement(graph: TileGraph, placement: "Placement") -> str:
+    """One block per op: its axes (`k+` is reduced, `k!` is never cut), its plan, cycles and bytes, where it lies.
+
+    Cycles of an op are its own; those of bringing its operands are in the total, which is the solver's estimate. Bytes
+    are those of the fullest tile: resident weights, result, temporaries.
+    """
+    p = placement
+    lines = [
+        f"placement by {p.solver}: {p.status}, {p.objective} cycles estimated, bound {p.bound}, gap {p.gap:.4f}, "
+        f"{p.peak_bytes} bytes on the fullest tile"
+    ]
+    for op, chosen in zip(graph.ops, p.chosen, strict=True):
+        lines += _op(graph, op, chosen)
+    for out in graph.outputs:
+        lines.append(f"output {out.name}: {out.dtype} of {graph.tensors[out.source.tensor].name}")
+    return "\n".join(lines) + "\n"
+
+
+def _op(graph: TileGraph, op: TileOp, chosen: "Candidate") -> list[str]:
+    axes = " ".join(_axis(a) for a in op.axes)
+    head = f"{op.name} = {op.kind}({', '.join(_operands(graph, op))}) over {axes or 'one element'}"
+    lines = [
+        head,
+        f"  plan {chosen.plan.describe()}: {chosen.cycles} cycles, "
+        f"{chosen.resident} B resident, {chosen.result} B result, {chosen.temp} B temporary",
+    ]
+    for stage in chosen.stages:
+        lines.append(f"  {stage.suffix or '.result'}: {stage.dtype} {layout_text(stage.layout)}")
+    return lines
+
+
+def _axis(axis: Axis) -> str:
+    grain = f"~{axis.grain}" if axis.grain > 1 else ""
+    return f"{axis.name}{_MARKS[axis.kind]}={axis.size}{grain}"
+
+
+def _operands(graph: TileGraph, op: TileOp) -> list[str]:
+    return ["|".join(graph.tensors[s.tensor].name for s in o.sources) or "nothing" for o in op.operands]

@@ -41,10 +41,10 @@ def solve(problem: Problem, cap: int, hint: Sequence[int] | None, effort: float)
     constant = 0
     terms: list[tuple[cp_model.IntVar, int]] = []
     for o, cands in enumerate(problem.candidates):
-        terms += [(pick[o][p], c.cycles) for p, c in enumerate(cands)]
+        terms += [(pick[o][p], c.cycles * problem.weight[o]) for p, c in enumerate(cands)]
     hints: list[tuple[cp_model.IntVar, int]] = []
     for e, edge in enumerate(problem.edges):
-        table, to = edge.table, pick[edge.consumer]
+        table, to = edge.table * edge.count, pick[edge.consumer]
         if edge.producer < 0 or table.shape[0] == 1:
             terms += [(to[q], int(table[0, q])) for q in range(table.shape[1])]
             continue
@@ -91,16 +91,19 @@ def solve(problem: Problem, cap: int, hint: Sequence[int] | None, effort: float)
 def _memory(model: cp_model.CpModel, problem: Problem, pick: list[list[cp_model.IntVar]], cap: int) -> None:
     """Resident bytes plus, per step, live results and the op's own temporaries stay below the cap."""
     resident = problem.fixed_bytes + sum(
-        c.resident * pick[o][p] for o, cands in enumerate(problem.candidates) for p, c in enumerate(cands) if c.resident
+        problem.weight[v] * c.resident * pick[v][p]
+        for v, cands in enumerate(problem.candidates)
+        for p, c in enumerate(cands)
+        if c.resident
     )
     total = model.new_int_var(0, cap, "resident")
     model.add(total >= resident)
     held = []
-    for o, cands in enumerate(problem.candidates):
+    for v, cands in enumerate(problem.candidates):
         sizes = [c.result for c in cands]
-        var = model.new_int_var(min(sizes), max(sizes), f"held{o}")
-        model.add(var >= sum(size * pick[o][p] for p, size in enumerate(sizes)))
+        var = model.new_int_var(min(sizes), max(sizes), f"held{v}")
+        model.add(var >= sum(size * pick[v][p] for p, size in enumerate(sizes)))
         held.append(var)
-    for t, alive in enumerate(problem.live):
-        cands = problem.candidates[t]
-        model.add(total + sum(held[o] for o in alive) + sum(c.temp * pick[t][p] for p, c in enumerate(cands)) <= cap)
+    for row in problem.rows:
+        temp = sum(c.temp * pick[row.variable][p] for p, c in enumerate(problem.candidates[row.variable]))
+        model.add(total + sum(n * held[v] for v, n in row.live) + temp <= cap)

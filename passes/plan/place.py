@@ -50,7 +50,7 @@ def place(graph: TileGraph, problem: Problem, cap: int, solver: Solver, effort: 
     if choice is None:
         raise _too_large(graph, problem, cap)
     score = problem.evaluate(choice)
-    chosen = tuple(problem.candidates[o][c] for o, c in enumerate(choice))
+    chosen = tuple(problem.candidates[v][choice[v]] for v in problem.variable)
     return Placement(problem, chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes)
 
 
@@ -61,9 +61,11 @@ def _too_large(graph: TileGraph, problem: Problem, cap: int) -> CompileError:
     ]
     score = problem.evaluate(least)
     op = graph.ops[score.peak_op]
-    here = problem.candidates[score.peak_op][least[score.peak_op]]
-    resident = problem.fixed_bytes + sum(problem.candidates[o][c].resident for o, c in enumerate(least))
-    alive = [(problem.candidates[o][least[o]].result, graph.ops[o].name) for o in problem.live[score.peak_op]]
+    here = problem.candidates[problem.variable[score.peak_op]][least[problem.variable[score.peak_op]]]
+    resident = problem.resident(least)
+    row = next(r for r in problem.rows if r.op == score.peak_op)
+    names = {v: graph.ops[problem.variable.index(v)].name for v, _ in row.live}
+    alive = [(n * problem.candidates[v][least[v]].result, names[v]) for v, n in row.live]
     alive.sort(reverse=True)
     tensors = ", ".join(f"{name} {size:,} B" for size, name in alive[:4])
     return error(

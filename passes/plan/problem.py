@@ -20,13 +20,14 @@ from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
 from ipucc.passes.plan.enumerate import enumerate_plans
 from ipucc.passes.plan.grid import Grid, Plan, operand_layout
 from ipucc.passes.plan.overlap import Overlaps
+from ipucc.passes.plan.repeats import repetitions
 from ipucc.passes.plan.stages import Stage, partial_operand, stages_of
 from ipucc.target import Target
 from ipucc.tiles.cuts import cut_axis, nested_cut
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View
 
-__all__ = ["Candidate", "Edge", "Problem", "Score", "build_problem", "gather_home", "gatherable", "spread_layout"]
+__all__ = ["Candidate", "Edge", "Problem", "Row", "Score", "build_problem", "gather_home", "gatherable", "spread_layout"]
 
 Table = NDArray[np.int64]
 
@@ -54,14 +55,24 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """Cycles of bringing one source of an operand from `producer` to `consumer`, by their candidates.
+    """Cycles of bringing one source of an operand from `producer` to `consumer` (variables), by their candidates.
 
-    A producer of -1 is a tensor with a fixed layout: the table then has one row.
+    A producer of -1 is a tensor with a fixed layout: the table then has one row. `count` equal edges count together.
     """
 
     producer: int
     consumer: int
     table: Table
+    count: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Memory of one step: results live in it, as (variable, how many), and the variable whose op runs."""
+
+    op: int
+    variable: int
+    live: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -75,30 +86,39 @@ class Score:
 
 @dataclass(eq=False)
 class Problem:
-    """`live[t]` lists the ops whose results are live while op t runs, t itself included."""
+    """One variable per op, or per position of a repeated layer: equal ops at equal positions share their plan.
+
+    `variable[o]` is the variable of op o, `weight[v]` the number of ops that share variable v.
+    """
 
     graph: TileGraph
     target: Target
+    variable: list[int]
+    weight: list[int]
     candidates: list[list[Candidate]]
     edges: list[Edge]
-    live: list[list[int]]
+    rows: list[Row]
     fixed_bytes: int
     home: dict[int, tuple[int, int]]
     fixed: dict[int, Layout]
 
     def evaluate(self, choice: Sequence[int]) -> Score:
-        """Cycles and memory of a choice, from the tables."""
-        cycles = sum(self.candidates[o][c].cycles for o, c in enumerate(choice))
+        """Cycles and memory of a choice (a candidate per variable), from the tables."""
+        cycles = sum(w * self.candidates[v][choice[v]].cycles for v, w in enumerate(self.weight))
         for e in self.edges:
-            cycles += int(e.table[choice[e.producer] if e.producer >= 0 else 0, choice[e.consumer]])
-        weights = self.fixed_bytes + sum(self.candidates[o][c].resident for o, c in enumerate(choice))
-        peak, at = weights, 0
-        for t, alive in enumerate(self.live):
-            held = weights + self.candidates[t][choice[t]].temp
-            held += sum(self.candidates[o][choice[o]].result for o in alive)
+            cycles += e.count * int(e.table[choice[e.producer] if e.producer >= 0 else 0, choice[e.consumer]])
+        resident = self.resident(choice)
+        peak, at = resident, 0
+        for row in self.rows:
+            held = resident + self.candidates[row.variable][choice[row.variable]].temp
+            held += sum(n * self.candidates[v][choice[v]].result for v, n in row.live)
             if held > peak:
-                peak, at = held, t
+                peak, at = held, row.op
         return Score(cycles, peak, at)
+
+    def resident(self, choice: Sequence[int]) -> int:
+        """Bytes that are held from the first step to the last."""
+        return self.fixed_bytes + sum(w * self.candidates[v][choice[v]].resident for v, w in enumerate(self.weight))
 
 
 def spread_layout(shape: tuple[int, ...], dtype: str, grain_dim: int, target: Target) -> Layout:
@@ -153,14 +173,45 @@ class _Maker:
             if sig not in self.shared:
                 self.shared[sig] = self._candidates(i, op, follow, candidates)
             candidates.append(self.shared[sig])
-        edges = [e for i, op in enumerate(self.graph.ops) for e in self._edges(i, op, candidates)]
+        variable, kept = self._variables()
+        weight = [0] * len(kept)
+        for v in variable:
+            weight[v] += 1
+        edges: dict[tuple[int, int, int], Edge] = {}
+        for i, op in enumerate(self.graph.ops):
+            for producer, table in self._edges(i, op, candidates):
+                v = variable[producer] if producer >= 0 else -1
+                key = (v, variable[i], id(table))
+                old = edges.get(key)
+                edges[key] = Edge(v, variable[i], table, 1 if old is None else old.count + 1)
+        fixed_bytes = sum(layout.nbytes for layout in self.fixed.values())
+        return Problem(
+            self.graph, self.target, variable, weight, [candidates[o] for o in kept], list(edges.values()),
+            self._rows(variable), fixed_bytes, self.home, self.fixed,
+        )  # fmt: skip
+
+    def _variables(self) -> tuple[list[int], list[int]]:
+        """The variable of every op, and the first op of every variable."""
+        first = list(range(len(self.graph.ops)))
+        for r in repetitions(self.signatures, least=4):
+            for i in range(r.start + r.period, r.stop):
+                first[i] = r.start + (i - r.start) % r.period
+        kept = sorted(set(first))
+        number = {o: v for v, o in enumerate(kept)}
+        return [number[o] for o in first], kept
+
+    def _rows(self, variable: list[int]) -> list[Row]:
+        """Memory of every step; of equal rows the first."""
         last = self._last_use()
-        live: list[list[int]] = [[] for _ in self.graph.ops]
+        alive: list[dict[int, int]] = [{} for _ in self.graph.ops]
         for o, op in enumerate(self.graph.ops):
             for t in range(o, last[op.result.tensor] + 1):
-                live[t].append(o)
-        fixed_bytes = sum(layout.nbytes for layout in self.fixed.values())
-        return Problem(self.graph, self.target, candidates, edges, live, fixed_bytes, self.home, self.fixed)
+                alive[t][variable[o]] = alive[t].get(variable[o], 0) + 1
+        rows: dict[tuple[object, ...], Row] = {}
+        for t, live in enumerate(alive):
+            held = tuple(sorted(live.items()))
+            rows.setdefault((variable[t], held), Row(t, variable[t], held))
+        return list(rows.values())
 
     def _homes(self) -> None:
         """The first op that reads a host tensor as a whole operand gives it its home; other reads are edges."""
@@ -259,7 +310,8 @@ class _Maker:
             temp = max(temp, here)
         return Candidate(plan, stages, cycles, resident, stages[-1].layout.nbytes, temp)
 
-    def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[Edge]:
+    def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[tuple[int, Table]]:
+        """(producing op or -1, costs by candidates) for everything that an op reads and the host does not write."""
         out = []
         hosted = self.hosted(i, op)
         for k, o in enumerate(op.operands):
@@ -269,7 +321,9 @@ class _Maker:
                 out.append(self._edge(i, k, o, s, candidates))
         return out
 
-    def _edge(self, i: int, k: int, o: Operand, s: Source, candidates: list[list[Candidate]]) -> Edge:
+    def _edge(
+        self, i: int, k: int, o: Operand, s: Source, candidates: list[list[Candidate]]
+    ) -> tuple[int, Table]:
         tensor = s.tensor
         view_key = hashlib.sha256(
             b"".join(g.index.tobytes() + repr((g.src, g.dst)).encode() for g in s.view.groups)
@@ -296,7 +350,7 @@ class _Maker:
                     cost = self.overlaps.cost(src, layout, s.view)
                     table[p, q] = (cost.total if k == 0 else cost.exchange + cost.copy) * rounds
             self.tables[key] = table
-        return Edge(j, i, self.tables[key])
+        return j, self.tables[key]
 
     def _home_layout(self, j: int, k: int, cand: Candidate) -> Layout:
         o = self.graph.ops[j].operands[k]

@@ -82,10 +82,9 @@ def load_program(path: str | Path) -> Program:
     if "placement.json" in entries:
         info["placement"] = parse_json(entries["placement.json"].tobytes(), "placement.json", where).value
     body = parse_json(entries["program.json"].tobytes(), "program.json", where)
-    program = _Body(body, tables, _target(manifest)).program(
+    return _Body(body, tables, _target(manifest)).program(
         _ports(manifest["inputs"]), _ports(manifest["outputs"]), dict(sorted(weights.items())), info
     )
-    return program
 
 
 def load_manifest(path: str | Path) -> Mapping[str, object]:

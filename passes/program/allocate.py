@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ipucc.program.model import Call, Compute, Exchange, HostRead, HostWrite, Program, Repeat, Step
+from ipucc.program.liveness import liveness
+from ipucc.program.model import Program
 from ipucc.tiles.layout import GRAIN_BYTES
 
-__all__ = ["Allocation", "allocate", "liveness"]
+__all__ = ["Allocation", "allocate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,55 +23,6 @@ class Allocation:
 
     offsets: list[int]
     peak: int
-
-
-def touched(step: Step) -> tuple[list[int], list[int]]:
-    """(buffers read, buffers written) by a step."""
-    if isinstance(step, HostWrite):
-        return [], [step.buffer]
-    if isinstance(step, HostRead):
-        return [step.buffer], []
-    if isinstance(step, Exchange):
-        return [m.src for m in step.moves], [m.dst for m in step.moves] + [f.buffer for f in step.fills]
-    if isinstance(step, Compute):
-        return [b.buffer for b in step.operands], [b.buffer for b in step.results]
-    if isinstance(step, Repeat):
-        inner = [touched(s) for s in step.body]
-        return [b for r, _ in inner for b in r], [b for _, w in inner for b in w]
-    assert isinstance(step, Call)
-    return [a for a, _ in step.inputs], [b for _, b in step.outputs]
-
-
-def liveness(program: Program) -> NDArray[np.int64]:
-    """[buffers, 2]: first and last step in which the bytes of a buffer matter; aliases extend their root.
-
-    Weights live from the first step to the last: a program may be run again.
-    """
-    last_step = len(program.steps)
-    live = np.full((len(program.buffers), 2), -1, np.int64)
-
-    def use(b: int, at: int) -> None:
-        root = program.buffers[b].alias if program.buffers[b].alias >= 0 else b
-        for x in {b, root}:
-            if live[x, 0] < 0:
-                live[x, 0] = at
-            live[x, 1] = at
-
-    for at, step in enumerate(program.steps):
-        read, written = touched(step)
-        for b in (*read, *written):
-            use(b, at)
-        if isinstance(step, HostWrite) and step.tensor in program.weights:
-            live[step.buffer] = (0, last_step)
-    for at, step in enumerate(program.steps):
-        if isinstance(step, HostWrite):
-            # The host writes all its tensors before the first superstep.
-            live[step.buffer, 0] = 0
-            live[step.buffer, 1] = max(live[step.buffer, 1], at)
-    for b, buffer in enumerate(program.buffers):
-        if buffer.alias >= 0:
-            live[b] = (-1, -1)
-    return live
 
 
 def allocate(program: Program, start: int) -> Allocation:

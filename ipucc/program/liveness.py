@@ -1,0 +1,82 @@
+"""Which buffers a step touches, and from where to where the bytes of a buffer matter."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.program.model import Call, Compute, Exchange, HostRead, HostWrite, Program, Repeat, Step
+
+__all__ = ["liveness", "reach", "touched"]
+
+Functions = Mapping[str, tuple[Step, ...]]
+
+
+def touched(step: Step, functions: Functions) -> tuple[list[int], list[int]]:
+    """(buffers read, buffers written) by a step, those of loop bodies and called functions included."""
+    if isinstance(step, HostWrite):
+        return [], [step.buffer]
+    if isinstance(step, HostRead):
+        return [step.buffer], []
+    if isinstance(step, Exchange):
+        return [m.src for m in step.moves], [m.dst for m in step.moves] + [f.buffer for f in step.fills]
+    if isinstance(step, Compute):
+        return [b.buffer for b in step.operands], [b.buffer for b in step.results]
+    if isinstance(step, Repeat):
+        inner = [touched(s, functions) for s in step.body]
+        return [b for r, _ in inner for b in r], [b for _, w in inner for b in w]
+    assert isinstance(step, Call)
+    inner = [touched(s, functions) for s in functions[step.function]]
+    copies = (*step.inputs, *step.outputs)
+    return (
+        [a for a, _ in copies] + [b for r, _ in inner for b in r],
+        [b for _, b in copies] + [b for _, w in inner for b in w],
+    )
+
+
+def liveness(program: Program) -> NDArray[np.int64]:
+    """[buffers, 2]: first and last top-level step in which the bytes of a buffer matter; -1 where nothing uses it.
+
+    Aliases extend their root and have no life of their own. Weights live through the whole program, inputs from its
+    start: the host writes before the first superstep, and a program may be run again.
+    """
+    last = len(program.steps)
+    live = np.full((len(program.buffers), 2), -1, np.int64)
+
+    def use(b: int, first: int, to: int) -> None:
+        root = program.buffers[b].alias if program.buffers[b].alias >= 0 else b
+        live[root, 0] = first if live[root, 0] < 0 else min(live[root, 0], first)
+        live[root, 1] = max(live[root, 1], to)
+
+    for at, step in enumerate(program.steps):
+        if isinstance(step, HostWrite):
+            use(step.buffer, 0, last if step.tensor in program.weights else at)
+            continue
+        read, written = touched(step, program.functions)
+        for b in (*read, *written):
+            use(b, at, at)
+    return live
+
+
+def reach(program: Program) -> NDArray[np.int64]:
+    """[buffers, 2]: the lowest address of a buffer and the end of its highest, over all iterations of all loops."""
+    sizes = np.array([b.nbytes for b in program.buffers], np.int64)
+    low = np.array([b.offset for b in program.buffers], np.int64)
+    high = low.copy()
+
+    def visit(steps: tuple[Step, ...], inside: Mapping[int, tuple[int, int]]) -> None:
+        for step in steps:
+            if isinstance(step, Repeat):
+                moved = dict(inside)
+                for b, stride in step.strides.items():
+                    way = stride * max(0, step.count - 1)
+                    down, up = moved.get(b, (0, 0))
+                    moved[b] = (down + min(0, way), up + max(0, way))
+                    low[b] = min(low[b], program.buffers[b].offset + moved[b][0])
+                    high[b] = max(high[b], program.buffers[b].offset + moved[b][1])
+                visit(step.body, moved)
+            elif isinstance(step, Call):
+                visit(program.functions[step.function], inside)
+
+    visit(tuple(program.steps), {})
+    return np.stack([low, high + sizes], axis=1)

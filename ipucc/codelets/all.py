@@ -5,7 +5,19 @@ from typing import Final
 
 __all__ = ["FAMILIES", "load_all"]
 
-FAMILIES: Final = ("conv", "copy", "elementwise", "gather", "matmul", "pool", "reduce", "resize", "rows", "sparse")
+FAMILIES: Final = (
+    "conv",
+    "copy",
+    "elementwise",
+    "gather",
+    "matmul",
+    "pool",
+    "positions",
+    "reduce",
+    "resize",
+    "rows",
+    "sparse",
+)
 """Modules of `ipucc.codelets` that register codelets."""
 
 

@@ -60,6 +60,8 @@ class Copy(Codelet):
         out = np.full((tiles, *sizes), self.gap).astype(compute_type(self.dtype))
         grain = max(1, GRAIN_BYTES // itemsize(self.dtype))
         for (shape, grain_dim, groups), x in zip(self.parts, operands, strict=True):
+            if x.size == 0:
+                continue
             at = np.zeros((tiles, *([1] * len(sizes))), np.int64)
             held = np.ones((tiles, *([1] * len(sizes))), bool)
             strides = [int(np.prod(x.shape[2 + s :], dtype=np.int64)) for s in range(len(shape))]

@@ -7,9 +7,11 @@ __all__ = ["FAMILIES", "load_all"]
 
 FAMILIES: Final = (
     *(
+        "composed",
         "conv",
         "elementwise",
         "gather",
+        "indices",
         "matmul",
         "normalise",
         "pool",

@@ -148,7 +148,7 @@ _ROUND: Final[dict[str, Callable[[Floats], Floats]]] = {
 def _neighbours(form: _Form, inner: int, outer: int, scale: float) -> NDArray[np.int64]:
     """The nearest source position of every result. Ties fall as in onnxruntime, which computes in single precision."""
     at = np.arange(outer, dtype=np.float32)
-    found = _COORDINATES[form.coordinates](at, np.float32(scale), inner, outer).astype(np.float32)
+    found = _COORDINATES[form.coordinates](at, scale, inner, outer).astype(np.float32)
     return np.asarray(np.clip(_ROUND[form.nearest](found), 0, inner - 1), np.int64)
 
 

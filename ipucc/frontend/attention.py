@@ -193,11 +193,17 @@ class _Writer:
         return self.op("Reshape", product, self.ints(sizes.batch, sizes.heads, sizes.queries, columns))
 
     def scores(self, query: ir.Value, key: ir.Value) -> ir.Value:
-        """Scaled products, each side scaled by the root: that is what keeps fp16 in range."""
+        """Scaled products. The definition scales both sides by the root of the scale, to keep fp16 in range. Scaling
+        the query alone keeps it as well and leaves cached keys as they are; so it is done where it is no less exact:
+        in more than 16 bits, and by powers of two."""
         scale = self.node.attributes.get_float("scale", 1 / np.sqrt(self.sizes.features))
-        root = self.number(float(np.sqrt(scale)))
-        transposed = self.op("Transpose", self.op("Mul", key, root), perm=[0, 1, 3, 2])
-        return self.matmul(self.op("Mul", query, root), transposed, self.sizes.features, self.sizes.total)
+        if self.dtype.itemsize > 2 or np.frexp(scale)[0] == 0.5:
+            query = self.op("Mul", query, self.number(scale))
+        else:
+            root = self.number(np.sqrt(scale))
+            query, key = self.op("Mul", query, root), self.op("Mul", key, root)
+        transposed = self.op("Transpose", key, perm=[0, 1, 3, 2])
+        return self.matmul(query, transposed, self.sizes.features, self.sizes.total)
 
     def softmax(self, scores: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The probabilities, and what the optional fourth result shows."""

@@ -169,6 +169,21 @@ def test_a_row_without_keys_is_zero() -> None:
     assert np.isfinite(y).all()
 
 
+@pytest.mark.parametrize(("scale", "count"), [(0.25, 1), (0.3, 2)])
+def test_half_precision_scales_as_exactly_as_the_definition(scale: float, count: int) -> None:
+    proto, feeds = attention(scale=scale)
+    for value in proto.graph.input:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    model = load_model(proto)
+    assert [node.op_type for node in model.graph].count("Mul") == count
+    halves = {name: array.astype(np.float16) for name, array in feeds.items()}
+    (got,) = ReferenceEvaluator(ir.to_proto(model)).run(None, halves)
+    (wanted,) = ReferenceEvaluator(proto).run(None, halves)
+    assert got.dtype == np.float16
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_constant_masks_need_no_guard() -> None:
     model = check(*attention(is_causal=1))
     assert "Where" not in {node.op_type for node in model.graph}

@@ -196,7 +196,7 @@ def build(model: onnx.ModelProto, partials: str = "float16") -> TileGraph:
 
 
 def build_ir(model: ir.Model, partials: str = "float16") -> TileGraph:
-    b = Builder(BuildOptions(partials))
+    b = Builder(BuildOptions(load_target("gc200"), partials))
     for value in model.graph.inputs:
         b.add_input(value, "")
     for node in model.graph:

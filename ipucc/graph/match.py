@@ -104,6 +104,11 @@ class Var(Pattern):
 
 
 @dataclass(frozen=True, eq=False)
+class Anything(Pattern):
+    """Matches any value without capturing it."""
+
+
+@dataclass(frozen=True, eq=False)
 class Literal(Pattern):
     """Matches a constant of one element that is close to the number."""
 
@@ -170,6 +175,11 @@ def const(value: float, rtol: float = 1e-5) -> Literal:
 def maybe(pattern: Pattern) -> Maybe:
     """An operand that may be absent."""
     return Maybe(pattern)
+
+
+def anything() -> Anything:
+    """Any operand, each one by itself."""
+    return Anything()
 
 
 def either(*patterns: Pattern) -> Either:
@@ -396,6 +406,8 @@ def _match_value(pattern: Pattern, value: ir.Value | None, state: _State, root: 
             yield from _match_value(one, value, state, root)
     elif value is None:
         return
+    elif isinstance(pattern, Anything):
+        yield state
     elif isinstance(pattern, Var):
         bound = state.capture(pattern.name, value)
         if bound is not None:

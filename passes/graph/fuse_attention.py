@@ -13,8 +13,10 @@ from ipucc.graph.match import (
     OpPattern,
     Rule,
     Var,
+    anything,
     apply_rules,
     const,
+    maybe,
     op,
     present,
     require,
@@ -127,10 +129,11 @@ def softmax_guard(m: Match, new: Builder, s: ir.Value, axis: int) -> ir.Value:
 
 
 def _rotary(
-    x: Var, c: Var, s: Var, half1: Var, half2: Var, a: Var, b: Var, d: Var, e: Var, one: Var, step: Var
+    x: Var, c: Var, s: Var, half1: Var, half2: Var, start1: Var, end1: Var, start2: Var, end2: Var
 ) -> OpPattern:
-    upper = op.Slice(x, a, b, one, step, out=half1)
-    lower = op.Slice(x, d, e, one, step, out=half2)
+    # Axes and steps are read off the nodes: their operands may be absent.
+    upper = op.Slice(x, start1, end1, maybe(anything()), maybe(anything()), out=half1)
+    lower = op.Slice(x, start2, end2, maybe(anything()), maybe(anything()), out=half2)
     return x * c + op.Concat(op.Neg(upper), lower, axis=-1) * s
 
 

@@ -101,7 +101,10 @@ def spell(node: ir.Node) -> str:
 
 @pytest.fixture
 def check() -> Check:
-    """Runs a pipeline on a model; numbers must agree before and after in both oracles. Returns the ops."""
+    """Runs a pipeline on a model; numbers must agree before and after in both oracles. Returns the ops.
+
+    `reference=False` leaves the reference evaluator out, for ops where it is known to be wrong.
+    """
 
     def run(
         model: ir.Model,
@@ -109,11 +112,13 @@ def check() -> Check:
         tolerance: float = 2e-6,
         feeds: Mapping[str, Array] | None = None,
         context: PassContext | None = None,
+        reference: bool = True,
     ) -> list[str]:
         before = ir.to_proto(model.clone())
         feeds = dict(feeds or random_inputs(model))
         wanted = run_ort(before, feeds)
-        assert_close(run_reference(before, feeds), wanted, tolerance)
+        if reference:
+            assert_close(run_reference(before, feeds), wanted, tolerance)
         names = [v.name for v in (*model.graph.inputs, *model.graph.outputs)]
         run_pipeline(model, pipeline, context=context)
         assert [v.name for v in (*model.graph.inputs, *model.graph.outputs)] == names
@@ -122,7 +127,8 @@ def check() -> Check:
         assert_close(run_ort(fused, feeds), wanted, tolerance)
         inlined = oracle_model(model)
         assert_close(run_ort(inlined, feeds), wanted, tolerance)
-        assert_close(run_reference(inlined, feeds), wanted, tolerance)
+        if reference:
+            assert_close(run_reference(inlined, feeds), wanted, tolerance)
         return [spell(node) for node in model.graph]
 
     return run

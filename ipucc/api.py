@@ -10,22 +10,22 @@ exe = ipucc.load("model.ipux")
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from ipucc.compiler import CompileOptions, Precision, compile_model
 from ipucc.diagnostics import Diagnostic, JsonValue, error
-from ipucc.passes.plan.place import Solver
 from ipucc.program.model import Program
 from ipucc.program.timing import StepTime
 from ipucc.program.usage import tile_bytes
 from ipucc.runtime.engine import Engine
 from ipucc.target import Target
 from ipucc.values import Array, Declared, as_declared, check_inputs
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
 
 __all__ = ["Cycles", "Executable", "Profile", "Result", "compile", "load"]
 
@@ -189,17 +189,17 @@ class Executable:
 
 
 def compile(
-    source: str | Path | onnx.ModelProto | ir.Model,
+    source: "str | Path | onnx.ModelProto | ir.Model",
     *,
     target: str = "gc200",
-    precision: Precision = "model",
+    precision: Literal["model", "fp16"] = "model",
     partials: Literal["fp16", "fp32"] = "fp16",
     dims: Mapping[str, int] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     passes: str | None = None,
     block: int | None = None,
     density: float | None = None,
-    solver: Solver = "cpsat",
+    solver: Literal["cpsat", "greedy"] = "cpsat",
     load: Sequence[str] = (),
     effort: float = 2.0,
     on_pass: Callable[[str, float], None] | None = None,
@@ -212,6 +212,9 @@ def compile(
     pass with its wall seconds. Raises CompileError for what the user can mend, DoesNotFit where the target is too
     small.
     """
+    # Running a program takes neither onnx nor the solver, so only this function loads them.
+    from ipucc.compiler import CompileOptions, compile_model
+
     options = CompileOptions(
         target, precision, partials, dict(dims or {}), dict(input_shapes or {}), passes, block, density, solver,
         tuple(load), effort,

@@ -16,6 +16,7 @@ __all__ = [
     "as_declared",
     "check_inputs",
     "declared_type",
+    "missing_inputs",
     "type_problem",
     "unknown_input",
 ]
@@ -49,7 +50,7 @@ def check_inputs(declared: Sequence[Declared], given: Mapping[str, ArrayLike]) -
     found: dict[str, Array] = {}
     missing = [d for d in declared if d[0] not in given]
     if missing:
-        problems.append(_missing(missing))
+        problems.append(missing_inputs(missing))
     for name, kind, shape in declared:
         if name not in given:
             continue
@@ -96,7 +97,8 @@ def unknown_input(name: str, declared: Sequence[Declared]) -> Diagnostic:
     return Diagnostic("IPU0602", "error", f"the program has no input {name!r}", help=(help_text,))
 
 
-def _missing(missing: Sequence[Declared]) -> Diagnostic:
+def missing_inputs(missing: Sequence[Declared]) -> Diagnostic:
+    """The problem of inputs without a value."""
     lines = "".join(f"\n{name}: {kind} {list(shape)}" for name, kind, shape in missing)
     return Diagnostic(
         "IPU0601",

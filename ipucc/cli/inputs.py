@@ -6,7 +6,7 @@ file can make this process allocate more than the inputs need, and nothing in a 
 
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ipucc.cli.verb import OptionSyntax, syntax_error
 from ipucc.diagnostics import CompileError, Diagnostic, error
-from ipucc.values import Array, Declared, declared_type, type_problem, unknown_input
+from ipucc.values import Array, Declared, declared_type, missing_inputs, type_problem, unknown_input
 
 __all__ = ["read_inputs"]
 
@@ -22,16 +22,17 @@ __all__ = ["read_inputs"]
 def read_inputs(declared: Sequence[Declared], options: Sequence[str], file: str | None) -> dict[str, Array]:
     """Arrays by input name; what `--input` says goes before the file.
 
-    Raises CompileError with all problems at once: IPU0602 to IPU0605, IPU0606 (exit code 2) for a malformed option.
-    Inputs without a value are left out.
+    Raises CompileError with all problems at once: IPU0601 to IPU0605, IPU0606 (exit code 2) for a malformed option.
     """
     chosen = _by_name(options)
     problems = [unknown_input(name, declared) for name in chosen if name not in {d[0] for d in declared}]
     found: dict[str, Array] = {}
+    given = set(chosen)
     if file is not None:
-        from_file, more = _npz(Path(file), declared, chosen)
+        from_file, more, in_file = _npz(Path(file), declared, chosen)
         found.update(from_file)
         problems += more
+        given |= in_file
     for name, kind, shape in declared:
         if name in chosen:
             try:
@@ -40,6 +41,8 @@ def read_inputs(declared: Sequence[Declared], options: Sequence[str], file: str 
                 raise
             except CompileError as failure:
                 problems += failure.diagnostics
+    if missing := [d for d in declared if d[0] not in given]:
+        problems.append(missing_inputs(missing))
     if problems:
         raise CompileError(problems)
     return {d[0]: found[d[0]] for d in declared if d[0] in found}
@@ -78,11 +81,13 @@ def _value(name: str, kind: str, shape: tuple[int, ...], text: str) -> Array:
 
 
 def _npz(
-    path: Path, declared: Sequence[Declared], skip: Sequence[str] | dict[str, str]
-) -> tuple[dict[str, Array], list[Diagnostic]]:
-    """The arrays of a file and what is wrong with it. Members that are called `out_...` are results and left alone."""
+    path: Path, declared: Sequence[Declared], skip: Collection[str]
+) -> tuple[dict[str, Array], list[Diagnostic], set[str]]:
+    """The arrays of a file, what is wrong with it, and the inputs that it has values for. Members that are called
+    `out_...` are results and left alone."""
     found: dict[str, Array] = {}
     problems: list[Diagnostic] = []
+    present: set[str] = set()
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
@@ -92,6 +97,7 @@ def _npz(
                 if key not in members:
                     continue
                 used.add(key)
+                present.add(name)
                 if name in skip:
                     continue
                 try:
@@ -102,7 +108,7 @@ def _npz(
             problems += [unknown_input(name, declared) for name in names]
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as failure:
         raise _unreadable(str(path), failure) from failure
-    return found, problems
+    return found, problems, present
 
 
 def _member(archive: zipfile.ZipFile, member: str, name: str, kind: str, shape: tuple[int, ...], where: str) -> Array:

@@ -94,6 +94,7 @@ def _value(value: "ir.Value") -> dict[str, JsonValue]:
 def _model_page(file: str, document: Mapping[str, JsonValue]) -> str:
     opset, ops = document["opset"], document["nodes_by_op"]
     inputs, outputs, problems = document["inputs"], document["outputs"], document["problems"]
+    supported = document["supported"]
     assert isinstance(opset, dict) and isinstance(ops, dict)  # noqa: PT018
     assert isinstance(inputs, list) and isinstance(outputs, list) and isinstance(problems, list)  # noqa: PT018
     rows = [
@@ -102,7 +103,7 @@ def _model_page(file: str, document: Mapping[str, JsonValue]) -> str:
         ("nodes", f"{document['nodes']:,}"),
         ("weights", f"{document['weights']:,} of {document['weight_bytes']:,} bytes"),
         ("absent weights", f"{document['absent_weights']:,}"),
-        ("supported", {True: "yes", False: f"no, {len(problems)} problems", None: "unknown"}[document["supported"]]),
+        ("supported", f"no, {len(problems)} problems" if supported is False else "yes" if supported else "unknown"),
     ]
     values = [(kind, v["name"], str(v["dtype"]), _shape(v["shape"]))
               for kind, group in (("input", inputs), ("output", outputs)) for v in group]  # fmt: skip

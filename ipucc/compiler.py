@@ -39,8 +39,9 @@ from ipucc.passes.plan.problem import build_problem
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size
 from ipucc.passes.program.lower import lower
-from ipucc.program.model import Compute, Exchange, HostRead, HostWrite, Program
-from ipucc.program.timing import StepTime, step_time
+from ipucc.passes.program.roll import roll
+from ipucc.program.model import Program
+from ipucc.program.timing import StepTime, program_times
 from ipucc.target import Target, load_target
 
 __all__ = [
@@ -287,7 +288,7 @@ def compile_graph(
         placement = place(graph, problem, cap, options.solver, options.effort)
         timed("place", begin)
         begin = time.perf_counter()
-        program = lower(graph, placement, target)
+        program = roll(lower(graph, placement, target))
         code = code_size(program, target)
         timed("lower", begin)
         begin = time.perf_counter()
@@ -314,7 +315,7 @@ def compile_graph(
     for buffer, offset in zip(program.buffers, allocation.offsets, strict=True):
         buffer.offset = offset
     program.code_bytes = code.total
-    times = tuple(_times(program))
+    times = tuple(program_times(program))
     compiled = Compiled(program, model, graph, placement, code, times, seconds, remarks)
     program.manifest.update(_manifest(compiled, options))
     return compiled
@@ -332,11 +333,6 @@ def _manifest(compiled: Compiled, options: CompileOptions) -> dict[str, JsonValu
         "sparse_flops": sparse,
         "amp": amp_type(compiled.graph),
     }
-
-
-def _times(program: Program) -> list[StepTime]:
-    steps = [s for s in program.steps if isinstance(s, Exchange | Compute | HostWrite | HostRead)]
-    return [step_time(s, program) for s in steps]
 
 
 def _weights_fit(model: ir.Model, target: Target, options: CompileOptions) -> None:

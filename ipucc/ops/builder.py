@@ -7,6 +7,7 @@ do, the builder inserts a copy op.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,7 @@ from ipucc.tiles.view import View
 __all__ = ["BuildOptions", "Builder", "Lowering", "lowering", "lowerings"]
 
 Lowering = Callable[["Builder", ir.Node], None]
+_SMALL_BYTES: Final = 1 << 14
 _TABLE: Final[dict[tuple[str, str], Lowering]] = {}
 
 
@@ -187,7 +189,11 @@ class Builder:
         """An input or weight as a tensor of its own in the shape in which it is read: the host applies the view."""
         old = self.graph.tensors[ref.sources[0].tensor]
         view = ref.sources[0].view if old.view is None else old.view.then(ref.sources[0].view)
-        key = (old.key, ref.shape, grain_dim, *((g.src, g.dst, g.index.tobytes()) for g in view.groups))
+        # A small constant that several ops share is written for each of them: its bytes are few, an exchange is not, and
+        # layers that share a bias stay alike.
+        small = old.kind == "weight" and prod(ref.shape) * itemsize(ref.dtype) <= _SMALL_BYTES
+        own = len(self.graph.ops) if small else -1
+        key = (old.key, own, ref.shape, grain_dim, *((g.src, g.dst, g.index.tobytes()) for g in view.groups))
         if key not in self._hosted_views:
             self._hosted_views[key] = self._tensor(old.name, ref.shape, ref.dtype, old.kind, grain_dim, old.key, view)
         return Ref((Source(self._hosted_views[key], View.identity(ref.shape)),), ref.shape, ref.dtype, ref.gap)

@@ -287,14 +287,15 @@ class _Body:
         return Cells(lo, n, sizes)
 
     def _buffer(self, f: Field) -> Buffer:
-        f.keys("name", "dtype", "layout", "offset", "alias")
+        f.keys("name", "dtype", "layout", "offset", "alias", "alias_offset")
         layout = _of(self.layouts, f["layout"])
         dtype = _dtype(f["dtype"])
         if STORAGE[dtype].itemsize != layout.itemsize:
             raise f["dtype"].wrong(f"the layout has items of {layout.itemsize} bytes")
         # Buffers that no step touches have no address.
         offset = f["offset"].integer(-1, self.target.tile_bytes, "IPU0507")
-        return Buffer(f["name"].text(), dtype, layout, offset, f["alias"].integer(-1, self.count - 1, "IPU0507"))
+        return Buffer(f["name"].text(), dtype, layout, offset, f["alias"].integer(-1, self.count - 1, "IPU0507"),
+                      f["alias_offset"].integer(0, self.target.tile_bytes, "IPU0507"))  # fmt: skip
 
     def _steps(self, f: Field, depth: int) -> tuple[Step, ...]:
         if depth > _MAX_DEPTH:

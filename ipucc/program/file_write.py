@@ -166,6 +166,7 @@ class _Body:
     def _buffer(self, b: Buffer) -> Json:
         return {
             "name": b.name, "dtype": b.dtype, "layout": self._layout(b.layout), "offset": b.offset, "alias": b.alias,
+            "alias_offset": b.alias_offset,
         }  # fmt: skip
 
     def _step(self, step: Step) -> Json:

@@ -35,26 +35,55 @@ def touched(step: Step, functions: Functions) -> tuple[list[int], list[int]]:
 
 
 def liveness(program: Program) -> NDArray[np.int64]:
-    """[buffers, 2]: first and last top-level step in which the bytes of a buffer matter; -1 where nothing uses it.
+    """[buffers, 2]: first and last moment in which the bytes of a buffer matter; -1 where nothing uses it.
 
-    Aliases extend their root and have no life of their own. Weights live through the whole program, inputs from its
-    start: the host writes before the first superstep, and a program may be run again.
+    A moment is a step in the order of the text, bodies of loops in place. A buffer that lives within one iteration of a
+    loop has moments of its own; one that a loop shares with the outside or with other iterations lives through all of
+    the loop. Aliases extend their root and have no life of their own. Weights live through the whole program, inputs
+    from its start: the host writes before the first superstep, and a program may be run again.
     """
-    last = len(program.steps)
     live = np.full((len(program.buffers), 2), -1, np.int64)
+    outside: dict[int, int] = {}
+    now = 0
+
+    def root(b: int) -> int:
+        return program.buffers[b].alias if program.buffers[b].alias >= 0 else b
 
     def use(b: int, first: int, to: int) -> None:
-        root = program.buffers[b].alias if program.buffers[b].alias >= 0 else b
-        live[root, 0] = first if live[root, 0] < 0 else min(live[root, 0], first)
-        live[root, 1] = max(live[root, 1], to)
+        r = root(b)
+        live[r, 0] = first if live[r, 0] < 0 else min(live[r, 0], first)
+        live[r, 1] = max(live[r, 1], to)
 
-    for at, step in enumerate(program.steps):
+    for step in program.steps:
+        for b in {root(x) for part in touched(step, program.functions) for x in part}:
+            outside[b] = outside.get(b, 0) + 1
+    forever: list[int] = []
+    for step in program.steps:
         if isinstance(step, HostWrite):
-            use(step.buffer, 0, last if step.tensor in program.weights else at)
-            continue
-        read, written = touched(step, program.functions)
-        for b in (*read, *written):
-            use(b, at, at)
+            use(step.buffer, 0, now)
+            if step.tensor in program.weights:
+                forever.append(step.buffer)
+        elif isinstance(step, Repeat):
+            begin, written = now, set[int]()
+            kept = {root(b) for b in step.strides}
+            for inner in step.body:
+                now += 1
+                reads, writes = touched(inner, program.functions)
+                # Read before it is written in the body: handed on from one iteration to the next.
+                kept |= {root(b) for b in reads if root(b) not in written}
+                written |= {root(b) for b in writes}
+                for b in (*reads, *writes):
+                    use(b, now, now)
+            for b in {root(x) for part in touched(step, program.functions) for x in part}:
+                if b in kept or outside[b] > 1:
+                    use(b, begin, now)
+        else:
+            for part in touched(step, program.functions):
+                for b in part:
+                    use(b, now, now)
+        now += 1
+    for b in forever:
+        use(b, 0, now)
     return live
 
 

@@ -24,7 +24,8 @@ __all__ = [
 class Buffer:
     """Storage of one tensor version. `offset` is in bytes from the start of a tile's memory, -1 before allocation.
 
-    A buffer with `alias` is another reading of that buffer's bytes: elements agree in tile and address.
+    A buffer with `alias` is another reading of that buffer's bytes from `alias_offset` on: a tensor in another view, or
+    one member of a stack.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Buffer:
     layout: Layout
     offset: int = -1
     alias: int = -1
+    alias_offset: int = 0
 
     @property
     def nbytes(self) -> int:

@@ -7,19 +7,33 @@ taken; every received fragment costs control slots. The fitted factor on exchang
 reach. Sources of the figures: the machine files.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
 
 from ipucc.dtypes import itemsize
-from ipucc.program.model import Buffer, Compute, Exchange, HostRead, HostWrite, Move, Program, busy_cells
+from ipucc.program.model import (
+    Buffer,
+    Call,
+    Compute,
+    Exchange,
+    HostRead,
+    HostWrite,
+    Move,
+    Program,
+    Repeat,
+    Step,
+    busy_cells,
+)  # fmt: skip
 from ipucc.program.transfers import ORDERS, schedule
 from ipucc.target import Target
 from ipucc.tiles.intersect import Ints, pairs
 
 __all__ = [
-    "ExchangeTime", "StepTime", "Transfers", "best_order", "compute_cycles", "exchange_time", "step_time", "transfers",
+    "ExchangeTime", "StepTime", "Transfers", "best_order", "compute_cycles", "copy_time", "exchange_time", "program_times",
+    "step_time", "transfers",
 ]  # fmt: skip
 
 
@@ -145,6 +159,33 @@ def step_time(step: Exchange | Compute | HostWrite | HostRead, program: Program)
     size = prod(buffer.layout.shape) * itemsize(buffer.dtype)
     kind = "host write" if isinstance(step, HostWrite) else "host read"
     return StepTime(step.tensor, kind, host=ceil(size / target.host_bytes_per_cycle))
+
+
+def program_times(program: Program) -> list[StepTime]:
+    """The time of every step in the order in which a run executes them, loops unrolled and calls followed."""
+    known: dict[int, StepTime] = {}
+
+    def run(steps: Sequence[Step]) -> Iterator[StepTime]:
+        for step in steps:
+            if isinstance(step, Repeat):
+                for _ in range(step.count):
+                    yield from run(step.body)
+            elif isinstance(step, Call):
+                yield copy_time(step.function, step.inputs, program)
+                yield from run(program.functions[step.function])
+                yield copy_time(step.function, step.outputs, program)
+            else:
+                if id(step) not in known:
+                    known[id(step)] = step_time(step, program)
+                yield known[id(step)]
+
+    return list(run(program.steps))
+
+
+def copy_time(function: str, copies: Sequence[tuple[int, int]], program: Program) -> StepTime:
+    """The arguments or results of a call, copied within every tile from 64-bit loads and stores."""
+    size = sum(program.buffers[a].nbytes for a, _ in copies)
+    return StepTime(f"{function}.arguments", "copy", compute=ceil(size / program.target.copy_bytes_per_cycle))
 
 
 def _timed(moved: Transfers, step: Exchange, buffers: list[Buffer], target: Target) -> ExchangeTime:

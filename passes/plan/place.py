@@ -56,9 +56,7 @@ def place(graph: TileGraph, problem: Problem, cap: int, solver: Solver, effort: 
 
 def _too_large(graph: TileGraph, problem: Problem, cap: int) -> CompileError:
     """What does not fit, where, by how much, and what would help."""
-    least = [
-        min(range(len(c)), key=lambda i: (c[i].resident + c[i].result + c[i].temp, i)) for c in problem.candidates
-    ]
+    least = [min(range(len(c)), key=lambda i: (c[i].resident + c[i].result + c[i].temp, i)) for c in problem.candidates]
     score = problem.evaluate(least)
     op = graph.ops[score.peak_op]
     here = problem.candidates[problem.variable[score.peak_op]][least[problem.variable[score.peak_op]]]
@@ -84,5 +82,3 @@ def _too_large(graph: TileGraph, problem: Problem, cap: int) -> CompileError:
         ],
         data={"tile": 0, "step": score.peak_op, "needed": score.peak_bytes, "limit": cap},
     )
-
-

@@ -27,7 +27,17 @@ from ipucc.tiles.cuts import cut_axis, nested_cut
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View
 
-__all__ = ["Candidate", "Edge", "Problem", "Row", "Score", "build_problem", "gather_home", "gatherable", "spread_layout"]
+__all__ = [
+    "Candidate",
+    "Edge",
+    "Problem",
+    "Row",
+    "Score",
+    "build_problem",
+    "gather_home",
+    "gatherable",
+    "spread_layout",
+]
 
 Table = NDArray[np.int64]
 
@@ -258,8 +268,13 @@ class _Maker:
             return None
         for k, o in enumerate(op.operands):
             source = o.sources[0]
-            if len(o.sources) == 1 and source.tensor in self.producer and source.view.is_identity \
-                    and o.dims == tuple(Along(a) for a in op.result.axes) and o.grain_dim == op.result.grain_dim:
+            if (
+                len(o.sources) == 1
+                and source.tensor in self.producer
+                and source.view.is_identity
+                and o.dims == tuple(Along(a) for a in op.result.axes)
+                and o.grain_dim == op.result.grain_dim
+            ):
                 return self.producer[source.tensor], k  # fmt: skip
         return None
 
@@ -321,9 +336,7 @@ class _Maker:
                 out.append(self._edge(i, k, o, s, candidates))
         return out
 
-    def _edge(
-        self, i: int, k: int, o: Operand, s: Source, candidates: list[list[Candidate]]
-    ) -> tuple[int, Table]:
+    def _edge(self, i: int, k: int, o: Operand, s: Source, candidates: list[list[Candidate]]) -> tuple[int, Table]:
         tensor = s.tensor
         view_key = hashlib.sha256(
             b"".join(g.index.tobytes() + repr((g.src, g.dst)).encode() for g in s.view.groups)
@@ -428,6 +441,7 @@ def gatherable(layout: Layout) -> bool:
 def gather_home(layout: Layout) -> Layout:
     """One copy of an operand, every cell dealt over the tiles that hold it: cut again along its longest dimension
     other than the grain's (or the grain's, in whole grains, where it has no other)."""
+
     def grains(d: int) -> int:
         return -(-layout.cell[d] // layout.grain) if d == layout.grain_dim else layout.cell[d]
 

@@ -48,7 +48,14 @@ def stages_of(op: TileOp, plan: Plan) -> tuple[Stage, ...]:
         layout = result_layout(op.result.axes, shape, op.result.dtype, op.result.grain_dim, grid)
         return (
             Stage(
-                "", op.codelet, grid, tuple(range(len(op.operands))), False, layout, op.result.axes, op.result.dtype,
+                "",
+                op.codelet,
+                grid,
+                tuple(range(len(op.operands))),
+                False,
+                layout,
+                op.result.axes,
+                op.result.dtype,
                 op.macs,
             ),
         )
@@ -129,4 +136,3 @@ def _grain(op: TileOp, axis: Axis) -> int:
     if op.result.axes[op.result.grain_dim] != axis.name:
         return 1
     return max(axis.grain, GRAIN_BYTES // min(itemsize(op.result.dtype), itemsize(op.partial_dtype)))
-

@@ -55,7 +55,7 @@ def allocate(program: Program, start: int) -> Allocation:
         out[b] = start + int(best[1][i])
     for b, buffer in enumerate(program.buffers):
         if buffer.alias >= 0:
-            out[b] = out[buffer.alias]
+            out[b] = out[buffer.alias] + buffer.alias_offset
     return Allocation(out, start + best[0])
 
 

@@ -14,7 +14,16 @@ from ipucc.passes.plan.place import Placement
 from ipucc.passes.plan.problem import Candidate, gather_home, gatherable
 from ipucc.passes.plan.stages import Stage, partial_operand
 from ipucc.program.model import (
-    Binding, Buffer, Compute, Exchange, Fill, HostRead, HostWrite, Move, Program, Step,
+    Binding,
+    Buffer,
+    Compute,
+    Exchange,
+    Fill,
+    HostRead,
+    HostWrite,
+    Move,
+    Program,
+    Step,
 )  # fmt: skip
 from ipucc.program.timing import best_order
 from ipucc.target import Target

@@ -1,0 +1,295 @@
+"""Repeated layers become loops: equal step sequences over equally laid out buffers are run by one `Repeat`.
+
+The code of a loop's body is on the tiles once. What differs from one iteration to the next, weights and the
+activations handed on, is stacked: member i of a stack lies i times the stride behind the first, and the loop moves its
+addresses on by the stride. Nothing is copied. Buffers that live within one iteration are shared by all.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ipucc.passes.plan.repeats import Repetition, repetitions
+from ipucc.program.liveness import touched
+from ipucc.program.model import (
+    Binding,
+    Buffer,
+    Compute,
+    Exchange,
+    Fill,
+    HostRead,
+    HostWrite,
+    Move,
+    Program,
+    Repeat,
+    Step,
+)
+from ipucc.tiles.layout import Layout
+
+__all__ = ["roll"]
+
+
+def roll(program: Program, least: int = 6) -> Program:
+    """The program with its repetitions as loops; repetitions that save fewer than `least` steps stay as they are."""
+    maker = _Roller(program)
+    keys = [maker.key(i, s) for i, s in enumerate(program.steps)]
+    rolled = [r for r in repetitions(keys, least) if maker.plan(r)]
+    return maker.apply(rolled) if rolled else program
+
+
+@dataclass(eq=False)
+class _Roller:
+    program: Program
+    merged: dict[int, int] = field(default_factory=dict)
+    strided: dict[int, set[int]] = field(default_factory=dict)
+    place: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _layouts: dict[int, str] = field(default_factory=dict)
+
+    # Keys
+
+    def _layout(self, b: int) -> str:
+        buffer = self.program.buffers[b]
+        key = id(buffer.layout)
+        if key not in self._layouts:
+            self._layouts[key] = layout_digest(buffer.layout)
+        root = "" if buffer.alias < 0 else "<" + self._layout(buffer.alias)
+        return f"{buffer.dtype}{self._layouts[key]}{root}"
+
+    def key(self, at: int, step: Step) -> str:
+        """Equal for steps that do the same to buffers of the same layouts."""
+        h = hashlib.sha256()
+        if isinstance(step, Exchange):
+            h.update(f"exchange {step.order}".encode())
+            for m in step.moves:
+                h.update(f"{self._layout(m.src)} {self._layout(m.dst)}".encode())
+                for t in m.tracks:
+                    for name in t.FIELDS:
+                        h.update(getattr(t, name).tobytes() + b";")
+            for f in step.fills:
+                h.update(f"fill {self._layout(f.buffer)} {f.value}".encode())
+        elif isinstance(step, Compute):
+            h.update(("compute" + json.dumps(step.codelet.to_json())).encode())
+            h.update(step.tiles.tobytes())
+            for table in (step.cells.lo, step.cells.n):
+                for axis in sorted(table):
+                    h.update(axis.encode() + table[axis].tobytes())
+            for b in (*step.operands, *step.results):
+                h.update(f"{self._layout(b.buffer)} {b.fill}".encode() + b.cells.tobytes())
+        else:
+            h.update(f"{type(step).__name__} {at}".encode())
+        return h.hexdigest()
+
+    # Planning one loop
+
+    def plan(self, r: Repetition) -> bool:
+        """Decide for every buffer of the loop whether it is shared, merged or stacked; False where that is not so."""
+        steps = self.program.steps
+        rounds: list[dict[int, int]] = []
+        for j in range(r.count):
+            mapping: dict[int, int] = {}
+            for i in range(r.period):
+                a = _buffers(steps[r.start + i])
+                b = _buffers(steps[r.start + j * r.period + i])
+                for x, y in zip(a, b, strict=True):
+                    for p, q in ((x, y), (self._root(x), self._root(y))):
+                        if mapping.setdefault(p, q) != q:
+                            return False
+            if len(set(mapping.values())) != len(mapping):
+                return False
+            rounds.append(mapping)
+        users = self._users()
+        body = sorted(b for b in rounds[0] if self._root(b) == b)
+        merged: dict[int, int] = {}
+        stacked: list[list[int]] = []
+        for b in body:
+            actual = [m[b] for m in rounds]
+            if all(x == b for x in actual):
+                continue
+            inside = all(
+                all(r.start + j * r.period <= s < r.start + (j + 1) * r.period for s in users[x])
+                for j, x in enumerate(actual)
+            )
+            if inside:
+                merged.update(dict.fromkeys(actual[1:], b))
+            elif len(set(actual)) == r.count:
+                stacked.append(actual)
+            else:
+                return False
+        place = self._stack(stacked)
+        if place is None:
+            return False
+        for m in rounds[1:]:
+            for p, q in m.items():
+                if self._root(p) != p and self._root(q) in merged:
+                    merged[q] = p
+        self.merged.update(merged)
+        self.place = place
+        self.strided[r.start] = {b for s in stacked for b in s[:1]}
+        return True
+
+    def _root(self, b: int) -> int:
+        alias = self.program.buffers[b].alias
+        return alias if alias >= 0 else b
+
+    def _users(self) -> dict[int, list[int]]:
+        users: dict[int, list[int]] = {}
+        for at, step in enumerate(self.program.steps):
+            read, written = touched(step, self.program.functions)
+            for b in {self._root(x) for x in (*read, *written)}:
+                users.setdefault(b, []).append(at)
+        return users
+
+    def _stack(self, sequences: Sequence[Sequence[int]]) -> dict[int, tuple[int, int]] | None:
+        """(stack, position) of every stacked buffer: members of a sequence follow each other, shared members agree."""
+        place = dict(self.place)
+        number = 1 + max((g for g, _ in place.values()), default=-1)
+        for seq in sequences:
+            known = [(place[b][0], place[b][1] - j) for j, b in enumerate(seq) if b in place]
+            group, base = known[0] if known else (number, 0)
+            number += not known
+            for other, at in known[1:]:
+                if other != group:
+                    shift = base - at
+                    place.update({b: (group, p + shift) for b, (g, p) in place.items() if g == other})
+                elif at != base:
+                    return None
+            for j, b in enumerate(seq):
+                if place.setdefault(b, (group, base + j)) != (group, base + j):
+                    return None
+        taken = list(place.values())
+        if len(set(taken)) != len(taken):
+            return None
+        layout = {g: self._layout(b) for b, (g, _) in place.items()}
+        if any(self._layout(b) != layout[g] for b, (g, _) in place.items()):
+            return None
+        return place
+
+    # Carrying it out
+
+    def apply(self, loops: Sequence[Repetition]) -> Program:
+        old = self.program
+        stacks = self._stacks()
+        buffers: list[Buffer] = []
+        number: dict[int, int] = {}
+        roots: dict[int, int] = {}
+        for g, (count, first) in stacks.items():
+            member = old.buffers[first]
+            roots[g] = len(buffers)
+            buffers.append(Buffer(f"{member.name}.stack", member.dtype, stack_layout(member.layout, count)))
+        order = [b for b in range(len(old.buffers)) if b not in self.merged]
+        for b in order:
+            number[b] = len(buffers)
+            buffer = old.buffers[b]
+            if b in self.place:
+                g, p = self.place[b]
+                buffers.append(Buffer(buffer.name, buffer.dtype, buffer.layout, -1, roots[g], p * buffer.nbytes))
+            else:
+                buffers.append(Buffer(buffer.name, buffer.dtype, buffer.layout, -1, buffer.alias, 0))
+        for b in order:
+            root = old.buffers[b].alias
+            if root >= 0:
+                root = self.merged.get(root, root)
+                at = buffers[number[root]]
+                if at.alias >= 0:
+                    buffers[number[b]].alias, buffers[number[b]].alias_offset = at.alias, at.alias_offset
+                else:
+                    buffers[number[b]].alias = number[root]
+        renumber = {b: number[self.merged.get(b, b)] for b in range(len(old.buffers))}
+        steps: list[Step] = []
+        at = 0
+        by_start = {r.start: r for r in loops}
+        while at < len(old.steps):
+            r = by_start.get(at)
+            if r is None:
+                steps.append(_renumbered(old.steps[at], renumber))
+                at += 1
+                continue
+            body = tuple(_renumbered(s, renumber) for s in old.steps[at : at + r.period])
+            moving = {roots[self.place[b][0]]: old.buffers[b].nbytes for b in self.strided[r.start]}
+            used = {b for s in body for b in _buffers(s)}
+            strides = {b: moving[buffers[b].alias] for b in sorted(used) if buffers[b].alias in moving}
+            steps.append(Repeat(r.count, body, strides))
+            at = r.stop
+        used = {b for s in steps for b in (x for part in touched(s, old.functions) for x in part)}
+        return _without_unused(old, buffers, steps, used)
+
+    def _stacks(self) -> dict[int, tuple[int, int]]:
+        """Per stack the number of members and one of them; positions are shifted to begin at 0."""
+        low: dict[int, int] = {}
+        high: dict[int, int] = {}
+        for g, p in self.place.values():
+            low[g], high[g] = min(low.get(g, p), p), max(high.get(g, p), p)
+        self.place = {b: (g, p - low[g]) for b, (g, p) in self.place.items()}
+        first = {g: b for b, (g, p) in sorted(self.place.items(), reverse=True)}
+        return {g: (high[g] - low[g] + 1, first[g]) for g in sorted(low)}
+
+
+def layout_digest(layout: Layout) -> str:
+    """Equal for layouts in which every element has the same tile and address."""
+    h = hashlib.sha256(repr((layout.shape, layout.itemsize, layout.grain_dim, layout.tiles.shape)).encode())
+    h.update(layout.tiles.tobytes())
+    h.update(b"" if layout.slots is None else layout.slots.tobytes())
+    for lo, hi in layout.cuts:
+        h.update(lo.tobytes() + hi.tobytes())
+    return h.hexdigest()
+
+
+def stack_layout(layout: Layout, count: int) -> Layout:
+    """`count` tensors of one layout behind each other: a leading dimension with one slot per member."""
+    ones = (np.arange(count, dtype=np.int32), np.arange(1, count + 1, dtype=np.int32))
+    tiles = np.broadcast_to(layout.tiles[None], (count, *layout.tiles.shape))
+    own = np.zeros(layout.grid, np.int32) if layout.slots is None else layout.slots
+    slots = own[None] + np.arange(count, dtype=np.int32).reshape(-1, *([1] * own.ndim)) * layout.slot_count
+    return Layout(
+        (count, *layout.shape), (ones, *layout.cuts), np.ascontiguousarray(tiles), layout.itemsize,
+        layout.grain_dim + 1, slots,
+    )  # fmt: skip
+
+
+def _buffers(step: Step) -> list[int]:
+    """Every buffer that a step names, in the order of its fields."""
+    if isinstance(step, Exchange):
+        return [b for m in step.moves for b in (m.src, m.dst)] + [f.buffer for f in step.fills]
+    if isinstance(step, Compute):
+        return [b.buffer for b in (*step.operands, *step.results)]
+    if isinstance(step, HostWrite | HostRead):
+        return [step.buffer]
+    raise TypeError(f"a {type(step).__name__} is not rolled again")
+
+
+def _renumbered(step: Step, to: dict[int, int]) -> Step:
+    if isinstance(step, Exchange):
+        moves = tuple(Move(to[m.src], to[m.dst], m.tracks) for m in step.moves)
+        return Exchange(step.name, moves, tuple(Fill(to[f.buffer], f.value) for f in step.fills), step.order)
+    if isinstance(step, Compute):
+
+        def bound(bindings: Sequence[Binding]) -> tuple[Binding, ...]:
+            return tuple(Binding(to[b.buffer], b.cells, b.fill) for b in bindings)
+
+        return Compute(
+            step.name, step.codelet, step.tiles, step.cells, bound(step.operands), bound(step.results), step.macs
+        )
+    if isinstance(step, HostWrite):
+        return HostWrite(step.tensor, to[step.buffer], step.view, step.fill)
+    if isinstance(step, HostRead):
+        return HostRead(step.tensor, to[step.buffer], step.view, step.fill)
+    if isinstance(step, Repeat):
+        return Repeat(
+            step.count, tuple(_renumbered(s, to) for s in step.body), {to[b]: n for b, n in step.strides.items()}
+        )
+    raise TypeError(f"a {type(step).__name__} is not rolled again")
+
+
+def _without_unused(old: Program, buffers: list[Buffer], steps: list[Step], used: set[int]) -> Program:
+    """The program without the buffers that no step names and no alias needs."""
+    kept = sorted(used | {buffers[b].alias for b in used if buffers[b].alias >= 0})
+    number = {b: i for i, b in enumerate(kept)}
+    final = []
+    for b in kept:
+        x = buffers[b]
+        final.append(Buffer(x.name, x.dtype, x.layout, -1, number[x.alias] if x.alias >= 0 else -1, x.alias_offset))
+    renamed = [_renumbered(s, number) for s in steps]
+    return Program(old.target, final, renamed, old.inputs, old.outputs, old.weights, old.functions, 0, old.manifest)

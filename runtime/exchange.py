@@ -1,46 +1,17 @@
 """Carries out an exchange on tile memory: a loop nest over the product of the tracks, in machine words."""
 
-from math import gcd
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ipucc.program.model import Buffer, Move
 from ipucc.runtime.memory import TileMemory
-from ipucc.tiles.intersect import Ints, Track
+from ipucc.tiles.intersect import Ints
+from ipucc.tiles.tracks import flatten, word_bytes
 
-__all__ = ["carry", "flatten", "unit"]
+__all__ = ["bases", "carry"]
 
 _WORDS: dict[int, np.dtype[np.generic]] = {8: np.dtype(np.uint64), 4: np.dtype(np.uint32), 2: np.dtype(np.uint16)}
-
-
-def unit(move: Move) -> int:
-    """Bytes of the largest word (8, 4, 2 or 1) that divides every address, step and length of a move."""
-    u = 8
-    for t in move.tracks:
-        for a in (t.src_at, t.dst_at, t.run):
-            u = gcd(u, int(np.gcd.reduce(a, initial=0))) if a.size else u
-        steps = np.where(t.count > 1, t.src_step, 0), np.where(t.count > 1, t.dst_step, 0)
-        for a in steps:
-            u = gcd(u, int(np.gcd.reduce(a, initial=0))) if a.size else u
-    return u
-
-
-def flatten(tracks: tuple[Track, ...]) -> tuple[Ints, Ints, Ints, Ints]:
-    """(source cell, destination cell, source offset, destination offset) of every step of the outer tracks."""
-    out = tuple(np.zeros(1, np.int64) for _ in range(4))
-    for t in tracks[:-1]:
-        which = np.repeat(np.arange(len(t)), t.count)
-        nth = np.arange(which.size) - np.repeat(np.cumsum(t.count) - t.count, t.count)
-        own = (
-            t.src_cell[which],
-            t.dst_cell[which],
-            t.src_at[which] + nth * t.src_step[which],
-            t.dst_at[which] + nth * t.dst_step[which],
-        )
-        out = tuple((a[:, None] + b[None, :]).reshape(-1) for a, b in zip(out, own, strict=True))
-    return out[0], out[1], out[2], out[3]
 
 
 def bases(memory: TileMemory, buffer: Buffer, offset: int) -> tuple[Ints, Ints]:
@@ -57,7 +28,7 @@ def carry(memory: TileMemory, move: Move, src: Buffer, dst: Buffer, src_offset: 
     """Move the bytes of one move. A destination that has a replica of the source takes its own."""
     if not move.tracks:
         return
-    word = unit(move)
+    word = word_bytes(move.tracks)
     view = memory.bytes.view(_WORDS.get(word, np.dtype(np.uint8)))
     src_tiles, src_base = bases(memory, src, src_offset)
     dst_tiles, dst_base = bases(memory, dst, dst_offset)

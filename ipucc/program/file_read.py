@@ -275,8 +275,9 @@ class _Body:
 
     def _cells(self, f: Field) -> Cells:
         f.keys("lo", "n", "sizes")
-        lo = {a.text(): self.tables.get(t, "int64") for a, t in (x.elements(2) for x in f["lo"].elements())}
-        n = {a.text(): self.tables.get(t, "int64") for a, t in (x.elements(2) for x in f["n"].elements())}
+        # Halos begin before the tensor.
+        lo = self._per_axis(f["lo"], -_MAX_SIZE)
+        n = self._per_axis(f["n"], 0)
         if lo.keys() != n.keys() or len({a.size for a in (*lo.values(), *n.values())}) > 1:
             raise f.wrong("every axis needs a first index and an extent for every vertex")
         if f["sizes"].value is None:
@@ -285,6 +286,10 @@ class _Body:
         if sizes.keys() != n.keys():
             raise f["sizes"].wrong("every axis needs a size")
         return Cells(lo, n, sizes)
+
+    def _per_axis(self, f: Field, low: int) -> dict[str, NDArray[np.int64]]:
+        pairs = (x.elements(2) for x in f.elements())
+        return {axis.text(): self.tables.get(table, "int64", low=low) for axis, table in pairs}
 
     def _buffer(self, f: Field) -> Buffer:
         f.keys("name", "dtype", "layout", "offset", "alias", "alias_offset")

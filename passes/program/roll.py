@@ -8,7 +8,7 @@ addresses on by the stride. Nothing is copied. Buffers that live within one iter
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from ipucc.program.model import (
     Fill,
     HostRead,
     HostWrite,
-    Move,
     Program,
     Repeat,
     Step,
@@ -262,7 +261,7 @@ def _buffers(step: Step) -> list[int]:
 
 def _renumbered(step: Step, to: dict[int, int]) -> Step:
     if isinstance(step, Exchange):
-        moves = tuple(Move(to[m.src], to[m.dst], m.tracks) for m in step.moves)
+        moves = tuple(replace(m, src=to[m.src], dst=to[m.dst]) for m in step.moves)
         return Exchange(step.name, moves, tuple(Fill(to[f.buffer], f.value) for f in step.fills), step.order)
     if isinstance(step, Compute):
 

@@ -13,7 +13,7 @@ import numpy as np
 from ipucc.codelets.amp import amp_1x1, amp_nx1
 from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
 from ipucc.codelets.matmul import epilogue_cycles, finish
-from ipucc.codelets.windows import aligned, taps
+from ipucc.codelets.windows import aligned, picked, taps
 from ipucc.dtypes import itemsize
 from ipucc.target import Target
 
@@ -117,12 +117,8 @@ class ConvTranspose(Codelet):
         reach = lo[:, None, None] + np.arange(out)[None, None, :] + begin - (np.arange(k) * dil)[None, :, None]
         at = reach // s - first[:, None, None]
         axis = 4 + 2 * d
-        held = (reach % s == 0) & (at >= 0) & (at < x.shape[axis])
-        form = [at.shape[0]] + [1] * (x.ndim - 1)
-        form[axis] = k * out
-        index = np.clip(at, 0, max(x.shape[axis] - 1, 0)).reshape(form)
-        taken = np.where(held.reshape(form), np.take_along_axis(x, index, axis=axis), np.float32(0))
-        return taken.reshape(*x.shape[:axis], k, out, *x.shape[axis + 1 :])
+        met = np.where(reach % s == 0, at, -1).reshape(at.shape[0], k * out)
+        return picked(x, axis, met).reshape(*x.shape[:axis], k, out, *x.shape[axis + 1 :])
 
 
 def _positions(n: Mapping[str, Counts], rank: int) -> Counts:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
+from ipucc.codelets.windows import picked
 from ipucc.dtypes import itemsize
 from ipucc.target import Target
 
@@ -57,8 +58,8 @@ class Interpolate(Codelet):
             form[dim] = at.shape[1]
             total: Array | None = None
             for k in range(table.shape[1]):
-                index = np.clip(near + k, 0, x.shape[dim] - 1).reshape(form)
-                part = np.take_along_axis(x, index, axis=dim) * table[at, k].reshape(form)
+                index = np.clip(near + k, 0, x.shape[dim] - 1)
+                part = picked(x, dim, index) * table[at, k].reshape(form)
                 total = part if total is None else total + part
             assert total is not None
             x = total

@@ -6,12 +6,11 @@ import numpy as np
 
 from ipucc.codelets.base import Array, Counts
 
-__all__ = ["aligned", "taps"]
+__all__ = ["aligned", "picked", "taps"]
 
 
-def aligned(x: Array, axis: int, shift: Counts, size: int, fill: float = 0.0) -> Array:
-    """`size` positions of an axis, from `shift` on, which differs by tile; positions behind the array are `fill`."""
-    have = x.shape[axis]
+def aligned(x: Array, axis: int, shift: Counts, size: int) -> Array:
+    """`size` positions of an axis, from `shift` on, which differs by tile; 0 behind the end of x."""
     first = int(shift[0]) if shift.size else 0
     if (shift == first).all():
         part = x[(slice(None),) * axis + (slice(first, first + size),)]
@@ -20,13 +19,22 @@ def aligned(x: Array, axis: int, shift: Counts, size: int, fill: float = 0.0) ->
             return part
         pads = [(0, 0)] * x.ndim
         pads[axis] = (0, short)
-        return np.pad(part, pads, constant_values=np.asarray(fill).astype(x.dtype))
-    at = shift[:, None] + np.arange(size)[None, :]
-    form = [at.shape[0]] + [1] * (x.ndim - 1)
-    form[axis] = size
-    taken = np.take_along_axis(x, np.clip(at, 0, have - 1).reshape(form), axis=axis)
-    inside = ((at >= 0) & (at < have)).reshape(form)
-    return np.where(inside, taken, np.asarray(fill).astype(x.dtype))
+        return np.pad(part, pads)
+    return picked(x, axis, shift[:, None] + np.arange(size)[None, :])
+
+
+def picked(x: Array, axis: int, at: Counts) -> Array:
+    """Positions `at` [tiles, count] of an axis of x [tiles, ...]; 0 for positions that x does not have."""
+    have = x.shape[axis]
+    out = np.empty((*x.shape[:axis], at.shape[1], *x.shape[axis + 1 :]), x.dtype)
+    # Most tiles want the same positions of their cells: they are served together.
+    rows, kind = np.unique(at, axis=0, return_inverse=True)
+    for i, row in enumerate(rows):
+        tiles = np.flatnonzero(kind.reshape(-1) == i)
+        some = np.take(x[tiles], np.clip(row, 0, have - 1), axis=axis)
+        some[(slice(None),) * axis + (np.flatnonzero((row < 0) | (row >= have)),)] = 0
+        out[tiles] = some
+    return out
 
 
 def taps(

@@ -308,7 +308,7 @@ class Editor:
                 value.shape = ir.serde.deserialize_type_proto_for_shape(proto)
 
     def replace(self, old: ir.Value, new: ir.Value) -> bool:
-        """Lets every use of `old` read `new`; a graph output keeps its name.
+        """Lets every use of `old` read `new`; a graph output keeps its name and metadata.
 
         Returns False, and changes nothing, where a graph output cannot be replaced because `new` is an
         input, a constant, a value of another graph or an output already.
@@ -320,6 +320,7 @@ class Editor:
                 return False
             old.replace_all_uses_with(new, replace_graph_outputs=True)
             copy_type(old, new)
+            new.metadata_props.update(old.metadata_props)
             self._move_name(old, new)
             return True
         old.replace_all_uses_with(new)

@@ -117,6 +117,13 @@ class Literal(Pattern):
 
 
 @dataclass(frozen=True, eq=False)
+class Number(Pattern):
+    """Matches any constant of one element with a known value and captures it."""
+
+    var: Var
+
+
+@dataclass(frozen=True, eq=False)
 class Maybe(Pattern):
     """Matches an optional operand; captures None where it is absent."""
 
@@ -170,6 +177,11 @@ def const(value: float, rtol: float = 1e-5) -> Literal:
     """A constant of one element within the relative tolerance. A bare number in a pattern is
     `const(number)`."""
     return Literal(float(value), rtol)
+
+
+def number(var: Var) -> Number:
+    """Any constant of one element, captured."""
+    return Number(var)
 
 
 def maybe(pattern: Pattern) -> Maybe:
@@ -412,9 +424,12 @@ def _match_value(pattern: Pattern, value: ir.Value | None, state: _State, root: 
         bound = state.capture(pattern.name, value)
         if bound is not None:
             yield bound
+    elif isinstance(pattern, Number):
+        if scalar(value) is not None:
+            yield from _match_value(pattern.var, value, state, root)
     elif isinstance(pattern, Literal):
-        number = scalar(value)
-        if number is not None and math.isclose(number, pattern.value, rel_tol=pattern.rtol):
+        found = scalar(value)
+        if found is not None and math.isclose(found, pattern.value, rel_tol=pattern.rtol):
             yield state
     elif isinstance(pattern, OpPattern):
         node = value.producer()

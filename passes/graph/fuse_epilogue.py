@@ -22,7 +22,7 @@ from ipucc.graph.edit import (
     static_shape,
 )
 from ipucc.graph.expr import call, substitute
-from ipucc.graph.match import Builder, Match, OpPattern, Var, apply_rules, op, rewrite
+from ipucc.graph.match import Builder, Match, OpPattern, Var, apply_rules, number, op, rewrite
 from ipucc.graph.schemas import CONTRACTIONS, DOMAIN, attach_functions, expression, extra_operands
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.regions import Region, X, inline_constant, is_elementwise, users
@@ -32,15 +32,13 @@ _VIEWS = ("Reshape", "Transpose")
 
 
 def _scaled(a: Var, b: Var, c: Var) -> tuple[OpPattern, ...]:
-    return op.MatMul(a * c, b), op.MatMul(a, b * c)
+    return op.MatMul(a * number(c), b), op.MatMul(a, b * number(c))
 
 
 @rewrite("scaled-operand", _scaled)
 def scaled_operand(m: Match, new: Builder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value | None:
     """MatMul(a * c, b) is MatMul(a, b) * c for a scalar c: the product scales its result as it stores it."""
-    if inline_constant(c) is None or len(static_shape(c) or ()) > 1:
-        return None
-    return new.Mul(new.MatMul(a, b), c)
+    return new.Mul(new.MatMul(a, b), c) if len(static_shape(c) or ()) <= 1 else None
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class FuseEpilogue(Pass):
 
     name: ClassVar[str] = "fuse-epilogue"
 
-    max_operands: int = option(8, "operands beside those of the contraction")
+    max_operands: int = option(8, "operands beside the two of a contraction")
     max_ops: int = option(32, "elementwise ops in one expression")
 
     def run(self, model: ir.Model, ctx: PassContext) -> bool:
@@ -146,7 +144,8 @@ class _Fuser:
                     continue
                 wider = [*members, producer]
                 region = _region_of(wider)
-                if self._fits(region, result) and not region.repeats(result):
+                # An expression of its own has no contraction, whose operands it may have instead.
+                if self._fits(region, result, self.max_operands + 2) and not region.repeats(result):
                     return wider
         return None
 
@@ -189,12 +188,12 @@ class _Fuser:
             return f"its result is {exit_value.dtype}"
         if repeated := region.repeats(exit_value):
             return f"{', '.join(repeated)} would be computed twice"
-        if not self._fits(region, exit_value):
+        if not self._fits(region, exit_value, self.max_operands):
             return f"more than {self.max_operands} operands or {self.max_ops} ops"
         return None
 
-    def _fits(self, region: Region, result: ir.Value) -> bool:
-        return len(region.finish(result)[1]) <= self.max_operands and region.size(result) <= self.max_ops
+    def _fits(self, region: Region, result: ir.Value, operands: int) -> bool:
+        return len(region.finish(result)[1]) <= operands and region.size(result) <= self.max_ops
 
     def _emit_contraction(self, node: ir.Node, region: Region, result: ir.Value) -> None:
         text, extras = region.finish(result)

@@ -1,5 +1,6 @@
 """The pass `precision`: float32 values and weights become float16."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -181,8 +182,10 @@ def retyped(expr: Expr, target: str) -> Expr:
     """
 
     def change(node: Expr) -> Expr:
-        if isinstance(node, Const) and isinstance(node.value, float) and LIMIT < abs(node.value) < float("inf"):
-            return Const(LIMIT if node.value > 0 else -LIMIT)
+        if isinstance(node, Const) and isinstance(node.value, float) and math.isfinite(node.value):
+            size = abs(node.value)
+            limited = size if size == 0 else min(max(size, SMALLEST), LIMIT)
+            return node if limited == size else Const(math.copysign(limited, node.value))
         if not isinstance(node, Call):
             return node
         if node.op == "Cast" and str(node.attr("to")) in ("float32", "float64"):

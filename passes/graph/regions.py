@@ -54,7 +54,7 @@ def users(value: ir.Value) -> list[ir.Node]:
 
 
 def inline_constant(value: ir.Value) -> Const | None:
-    """A constant of one element as a literal: the shortest text that rounds to the same number."""
+    """A constant of one element as a literal: the shortest text that is the same float32 (float64) number."""
     array = constant_array(value, limit=1)
     if array is None or array.size != 1 or value.dtype is None:
         return None
@@ -67,7 +67,8 @@ def inline_constant(value: ir.Value) -> Const | None:
         return None
     if item.dtype == np.float64:
         return Const(float(item))
-    return Const(float(str(item.astype(np.float32)[()] if item.dtype.kind == "V" else item[()])))
+    # Every narrower type is exact in float32, which expressions may be computed in.
+    return Const(float(str(item.astype(np.float32)[()])))
 
 
 @dataclass

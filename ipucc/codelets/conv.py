@@ -50,9 +50,9 @@ class Conv(Codelet):
         """poplibs' AMP estimate, 1x1 or n x 1 (strided convolutions take the latter); with several groups the
         vertical MAC form where that is faster."""
         plain = all(s == 1 for s in self.strides)
-        positions = _positions(n, len(self.kernel))
-        work = _contraction_cycles(n, prod(self.kernel), plain, positions, self.dtype, self.partials, target)
-        results = n["n"] * n["g"] * n["oc"] * positions
+        rank = len(self.kernel)
+        work = _contraction_cycles(n, rank, prod(self.kernel), plain, self.dtype, self.partials, target)
+        results = n["n"] * n["g"] * n["oc"] * _positions(n, rank)
         return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
@@ -91,11 +91,11 @@ class ConvTranspose(Codelet):
         """poplibs' AMP n x 1 estimate. Every position of the result meets ceil(kernel / stride) taps of a dimension:
         the planner splits a transposed convolution into one convolution per phase of the stride."""
         met = prod(-(-k // s) for k, s in zip(self.kernel, self.strides, strict=True))
-        positions = _positions(n, len(self.kernel))
-        work = _contraction_cycles(n, met, False, positions, self.dtype, self.partials, target)
+        rank = len(self.kernel)
+        work = _contraction_cycles(n, rank, met, False, self.dtype, self.partials, target)
         # One launch of the kernel per phase.
         work = work + (prod(self.strides) - 1) * target.launch_cycles
-        results = n["n"] * n["g"] * n["oc"] * positions
+        results = n["n"] * n["g"] * n["oc"] * _positions(n, rank)
         return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
@@ -129,14 +129,14 @@ def _positions(n: Mapping[str, Counts], rank: int) -> Counts:
 
 
 def _contraction_cycles(
-    n: Mapping[str, Counts], window: int, plain: bool, positions: Counts, dtype: str, partials: str, target: Target
+    n: Mapping[str, Counts], rank: int, window: int, plain: bool, dtype: str, partials: str, target: Target
 ) -> Counts:
-    rows = n["n"] * positions
+    """Cycles of a convolution with `window` taps; `plain` with a stride of 1."""
+    rows = n["n"] * _positions(n, rank)
     if window == 1 and plain:
         matrix = amp_1x1(n["g"], rows, n["ic"], n["oc"], dtype, partials, target)
     else:
-        last = max(int(a[1:]) for a in n if a[0] == "o" and a[1:].isdigit())
-        width = n[f"o{last}"]
+        width = n[f"o{rank - 1}"]
         lines = rows // np.maximum(width, 1)
         matrix = amp_nx1(n["g"], lines, width, n["ic"], n["oc"], window, dtype, partials, target)
     # Narrow groups leave most of the matrix unit idle; with one group there is nothing else to vectorise over.

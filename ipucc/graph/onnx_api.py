@@ -41,6 +41,7 @@ def strip(model: ir.Model) -> Stripped:
     graph = model.graph
     constants, inputs = list(graph.initializers.values()), list(graph.inputs)
     taken: dict[str, ir.TensorProtocol] = {}
+    external: list[tuple[ir.Value, ir.ExternalTensor]] = []
     try:
         for value in constants:
             tensor, name = value.const_value, value.name
@@ -55,8 +56,14 @@ def strip(model: ir.Model) -> Stripped:
                 del graph.initializers[name]
                 if not value.is_graph_input():
                     graph.inputs.append(value)
+            elif isinstance(tensor, ir.ExternalTensor):
+                # A serialised reference to a file would forget the folder that it is relative to.
+                external.append((value, tensor))
+                value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
         return Stripped(ir.to_proto(model), taken)
     finally:
+        for value, held in external:
+            value.const_value = held
         graph.inputs.clear()
         graph.inputs.extend(inputs)
         graph.initializers.clear()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["opt_command"]
 
 # Weights beyond this lie in a second file: a protobuf message ends at 2 GiB, and the nodes need some of it.
-_INLINE_BYTES = 2**31 - 2**24
+INLINE_BYTES = 2**31 - 2**24
 
 
 @click.command("opt", cls=Verb)
@@ -49,10 +49,9 @@ def _write(model: "ir.Model", output: str) -> None:
     import onnx_ir as ir
 
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    inline = size <= INLINE_BYTES
+    if inline:
+        # External weights would be looked for beside the new file.
+        ir.external_data.load_to_model(model)
     with replacing(output) as draft:
-        if size > _INLINE_BYTES:
-            ir.save(model, draft, external_data=f"{draft.name}.data")
-        else:
-            # External weights would be looked for beside the new file.
-            ir.external_data.load_to_model(model)
-            ir.save(model, draft)
+        ir.save(model, draft, external_data=None if inline else f"{draft.name}.data")

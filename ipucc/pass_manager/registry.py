@@ -122,8 +122,8 @@ def default_registry() -> Registry:
 
 
 def summary(cls: type[Pass]) -> str:
-    """The first line of the docstring of a pass."""
-    return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+    """The first paragraph of the docstring of a pass, on one line."""
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n", 1)[0].split())
 
 
 def _execute(path: Path) -> ModuleType:

@@ -158,7 +158,7 @@ class _Runner:
                 node=found[0].node,
                 op=found[0].op,
                 where=f"pass {item.name}",
-                notes=[*(f"{d.id}: {d.message}" for d in found[:5]), *more, self._history()],
+                notes=[*(f"{d.id}: {d.message}" for d in found[:5]), *more, self._history(self.timings[:-1])],
             ) from failure
 
     def _crash(self, item: Pass, failure: Exception) -> CompileError:
@@ -166,11 +166,11 @@ class _Runner:
             "IPU0310",
             f"the pass {item.name!r} failed with {type(failure).__name__}: {failure}",
             where=f"pass {item.name}",
-            notes=[self._history()],
+            notes=[self._history(self.timings)],
         )
 
-    def _history(self) -> str:
-        before = ", ".join(t.name for t in self.timings)
+    def _history(self, ran: Sequence[PassTiming]) -> str:
+        before = ", ".join(t.name for t in ran)
         return f"passes before it: {before}" if before else "it was the first pass"
 
 

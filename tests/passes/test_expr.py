@@ -4,7 +4,7 @@ import math
 
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipucc.diagnostics import CompileError
@@ -33,6 +33,7 @@ exprs = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(exprs)
 def test_text_round_trips(expr: ex.Expr) -> None:
     text = ex.format(expr)
@@ -40,6 +41,7 @@ def test_text_round_trips(expr: ex.Expr) -> None:
     assert ex.format(ex.parse(text)) == text
 
 
+@settings(deadline=None)
 @given(exprs)
 def test_canonical_keeps_ops_and_operands(expr: ex.Expr) -> None:
     same = ex.canonical(expr)

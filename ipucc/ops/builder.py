@@ -222,6 +222,14 @@ class Builder:
                 return d
         return prefer if itemsize(ref.dtype) >= 4 else -1
 
+    def settled(self, ref: Ref, prefer: int) -> Ref:
+        """The ref, copied to a tensor of its own if grains of it cannot be exchanged as they lie.
+
+        For ops that read elements several times: what is gathered from a copy moves in whole words.
+        """
+        hosted = len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result"
+        return ref if hosted or self._arrival(ref, prefer) >= 0 else self.copied(ref, self.name(), prefer)
+
     def copied(self, ref: Ref, name: str, grain_dim: int | None = None) -> Ref:
         """The ref as one tensor of its own: a copy op gathers, on every tile, what its cell needs of each source."""
         grain = grain_dim if grain_dim is not None else max(0, len(ref.shape) - 1)

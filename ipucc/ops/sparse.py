@@ -105,7 +105,7 @@ def _block_sparse(b: Builder, node: ir.Node) -> None:
     cols = np.asarray(node.attributes.get_ints("cols"), np.int64)
     shape = shape_of(node.outputs[0])
     m = prod(shape[:-1])
-    a = b.reshape(a, (m, k))
+    a = b.settled(b.reshape(a, (m, k)), 1)
     runs = choose_runs(rows, cols, (bk, bn), m, a.dtype, b.options.target)
     partials = _multiply(b, node, a, runs, (bk, bn), k, n)
     expr = node.attributes.get_string("expr", "")
@@ -119,7 +119,14 @@ def _multiply(b: Builder, node: ir.Node, a: Ref, runs: Runs, block: tuple[int, i
     bk, bn = block
     count, m = runs.start.size - 1, a.shape[0]
     outputs = runs.columns.shape[1]
-    need = (runs.rows[:, None] * bk + np.arange(bk)[None, :]).reshape(-1)
+    # Every run's list begins on a grain: blocks of half a grain are padded with one that has no source.
+    together = max(1, b.grain(a.dtype) // bk)
+    length = -(-np.diff(runs.row_start) // together) * together
+    begin = np.concatenate([[0], np.cumsum(length)])
+    rows = np.full(int(begin[-1]), -1)
+    held = np.repeat(begin[:-1] - runs.row_start[:-1], np.diff(runs.row_start)) + np.arange(runs.rows.size)
+    rows[held] = runs.rows
+    need = np.where(rows[:, None] >= 0, rows[:, None] * bk + np.arange(bk)[None, :], -1).reshape(-1)
     gathered = b.view(a, View.take(a.shape, 1, np.where(need < k, need, -1)))
     values = b.ref(node, 1)
     values = b.view(values, View.take(values.shape, 0, runs.order))
@@ -128,7 +135,7 @@ def _multiply(b: Builder, node: ir.Node, a: Ref, runs: Runs, block: tuple[int, i
     axes = (Axis("r", count, "parallel", pinned=True), Axis("m", m), Axis("p", outputs * bn, "whole"))
     low, high = runs.start[:-1], runs.start[1:]
     operands: list[Operand] = [
-        b.operand(gathered, (Along("m"), Span("r", runs.row_start[:-1] * bk, runs.row_start[1:] * bk)), want=1),
+        b.operand(gathered, (Along("m"), Span("r", begin[:-1] * bk, begin[1:] * bk)), want=1),
         b.operand(values, (Span("r", low, high), Everything(bk), Everything(bn)), want=1),
         b.operand(places, (Span("r", low, high), Everything(2)), want=1),
     ]

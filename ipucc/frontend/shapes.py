@@ -53,18 +53,37 @@ def _infer_own(model: ir.Model) -> int:
 
 
 def _infer(model: ir.Model, where: str | None) -> None:
-    inferred = run_inference(model, where)
-    result = ir.from_proto(inferred)
-    for graph, twin in zip(model.graphs(), result.graphs(), strict=True):
-        found = ir.convenience.create_value_mapping(twin)
-        for name, value in ir.convenience.create_value_mapping(graph).items():
-            other = found.get(name)
-            if other is None or value.is_graph_input() or value.is_initializer():
-                continue
-            if other.shape is not None:
-                value.shape = ir.Shape(other.shape)
-            if other.type is not None:
-                value.type = other.type
+    _apply(model.graph, run_inference(model, where).graph)
+
+
+def _apply(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
+    """Copy types and shapes from the inferred form of a graph, node by node."""
+    types = {value.name: value.type for value in (*inferred.value_info, *inferred.output)}
+    for node, twin in zip(graph, inferred.node, strict=True):
+        for value in node.outputs:
+            if value.name in types:
+                _set_type(value, types[value.name])
+        for attribute in twin.attribute:
+            if attribute.HasField("g"):
+                _apply(node.attributes[attribute.name].as_graph(), attribute.g)
+            bodies = node.attributes[attribute.name].as_graphs() if attribute.graphs else ()
+            for body, form in zip(bodies, attribute.graphs, strict=True):
+                _apply(body, form)
+
+
+def _set_type(value: ir.Value, form: onnx.TypeProto) -> None:
+    kind = form.WhichOneof("value")
+    if kind != "tensor_type":
+        if kind is not None:
+            value.type = ir.serde.deserialize_type_proto_for_type(form)
+        return
+    if form.tensor_type.elem_type:
+        value.type = ir.TensorType(ir.DataType(form.tensor_type.elem_type))
+    if form.tensor_type.HasField("shape"):
+        value.shape = ir.Shape(
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+            for dim in form.tensor_type.shape.dim
+        )
 
 
 def check_static(model: ir.Model, where: str | None = None) -> list[Diagnostic]:

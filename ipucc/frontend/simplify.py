@@ -26,9 +26,9 @@ def settle(model: ir.Model, where: str | None = None) -> None:
         RemoveUnusedNodesPass()(model)
         infer_shapes(model, where)
         changed = fold_constants(model) + take_decided_branches(model) + remove_identities(model)
-        forget_symbols(model)
         if not changed:
-            break
+            return
+        forget_symbols(model)
     infer_shapes(model, where)
 
 

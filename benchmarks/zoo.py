@@ -1,0 +1,199 @@
+"""Compile and run every model of a folder, and hold numbers and cycles against what they should be.
+
+    python benchmarks/zoo.py                                     all models of ../shared/models, gc200, both precisions
+    python benchmarks/zoo.py a.onnx b.onnx --target bow --precision fp16 --json out.json
+
+Every program is written to a file, read again and run faithfully. Errors are max|a - b| / max|reference|, within 1e-4
+(model) and 2e-2 (fp16). The reference is NAME.outputs.npz beside the model where there is one, else onnxruntime, else
+onnx's evaluator; inputs come from NAME.npz or NAME.inputs.npz, else they are random. Predicted cycles, counted while
+compiling, must equal those that the run counts. Models without weights, and those of --timed, are only timed.
+
+Exit code 1: an error above its bound, differing cycles, a refusal of a model outside --may-refuse, or an exception.
+"""
+
+import json
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+import click
+import numpy as np
+
+import ipucc
+import ipucc.compiler  # loaded here, so that no model is charged for it
+from ipucc.cli.inputs import read_inputs
+from ipucc.cli.output import table
+from ipucc.diagnostics import CompileError
+from ipucc.oracle import TOLERANCE, check, compare
+
+Precision = Literal["model", "fp16"]
+
+MODELS = Path(__file__).resolve().parents[1] / "../shared/models"
+# Sizes for the symbolic dimensions of exports that have some.
+DIMS = {"super_resolution_10": {"batch_size": 1}, "llama_small.dyn.dynamo": {"s10": 1, "s12": 16, "s86": 1}}
+SEED = 1
+
+
+@dataclass
+class Row:
+    """One model on one target in one precision. Cycles and error are None where they were not reached."""
+
+    model: str
+    precision: Precision
+    target: str
+    status: str = "ok"
+    note: str = ""
+    reference: str = ""
+    error: float | None = None
+    bound: float | None = None
+    predicted: int | None = None
+    simulated: int | None = None
+    estimated: int | None = None
+    compile_seconds: float = 0.0
+    run_seconds: float = 0.0
+    peak_tile_bytes: int | None = None
+
+    @property
+    def distance(self) -> float | None:
+        """How far the solver's estimate is from the predicted cycles, relative to these."""
+        if self.predicted is None or self.estimated is None:
+            return None
+        return (self.estimated - self.predicted) / self.predicted if self.predicted else 0.0
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        cycles = [f"{n:,}" if n is not None else "" for n in (self.predicted, self.simulated, self.estimated)]
+        return (
+            self.model, self.precision, self.target, f"{self.status} {self.note}".strip(), self.reference,
+            "" if self.error is None else f"{self.error:.1e}", *cycles,
+            "" if self.distance is None else f"{100 * self.distance:.1f}%",
+            f"{self.compile_seconds:.1f}", f"{self.run_seconds:.1f}",
+            "" if self.peak_tile_bytes is None else f"{self.peak_tile_bytes / 1024:.1f}",
+        )  # fmt: skip
+
+
+COLUMNS = (
+    "model", "precision", "target", "status", "reference", "max error", "predicted", "simulated", "estimated",
+    "distance", "compile s", "run s", "tile KiB",
+)  # fmt: skip
+
+
+def try_model(path: Path, row: Row, timed: bool) -> None:
+    """Compile, save, load and run one model, and fill in the row."""
+    begin = time.perf_counter()
+    compiled = ipucc.compile(path, target=row.target, precision=row.precision, dims=DIMS.get(path.stem, {}))
+    row.compile_seconds = time.perf_counter() - begin
+    cycles = compiled.manifest["cycles"]
+    assert isinstance(cycles, dict)
+    row.predicted, row.estimated = int(cycles["total"]), int(cycles["estimated"])
+    row.peak_tile_bytes = int(compiled.profile().tile_bytes.max())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "program.ipux"
+        compiled.save(file)
+        run_program(ipucc.load(file), path, row, timed)
+
+
+def run_program(exe: "ipucc.Executable", path: Path, row: Row, timed: bool) -> None:
+    """Run a loaded program on the inputs that belong to the model and compare."""
+    timed = timed or any(weight is None for weight in exe.program.weights.values())
+    begin = time.perf_counter()
+    if timed:
+        row.note, row.simulated = "timed only", exe.run(timing_only=True).cycles.total
+        row.run_seconds = time.perf_counter() - begin
+    else:
+        inputs = model_inputs(exe, path)
+        result = exe.run(inputs)
+        row.run_seconds = time.perf_counter() - begin
+        row.simulated, row.bound = result.cycles.total, TOLERANCE[row.precision]
+        golden = path.with_suffix(".outputs.npz")
+        if golden.exists():
+            row.reference = "golden"
+            row.error = compare(result.outputs, dict(np.load(golden))).max_rel_error
+        else:
+            verdict = check(result.outputs, inputs, path, precision=row.precision, flops=result.flops)
+            row.reference, row.error = verdict.oracle, verdict.max_rel_error
+            if any(remark.id == "IPU0608" for remark in verdict.remarks):
+                row.note = "oracles disagree"
+        if not row.error <= row.bound:
+            row.status = "wrong numbers"
+    if row.simulated != row.predicted:
+        row.status = "wrong cycles"
+
+
+def model_inputs(exe: "ipucc.Executable", path: Path) -> dict[str, np.ndarray]:
+    """The inputs that lie beside the model, else random ones."""
+    for file in (path.with_suffix(".inputs.npz"), path.with_suffix(".npz")):
+        if file.exists():
+            return read_inputs(exe.inputs, (), str(file))
+    return read_inputs(exe.inputs, [f"{name}=random:{SEED}" for name, _, _ in exe.inputs], None)
+
+
+def measure(path: Path, name: str, precision: Precision, target: str, timed: bool) -> Row:
+    """The row of one model, whatever happens to it."""
+    row = Row(name, precision, target)
+    try:
+        try_model(path, row, timed)
+    except CompileError as refusal:
+        row.status, row.note = "refused", " ".join(dict.fromkeys(d.id for d in refusal.diagnostics))
+        click.echo(str(refusal), err=True)
+    except Exception as failure:
+        row.status, row.note = "error", type(failure).__name__
+        click.echo(traceback.format_exc(), err=True)
+    return row
+
+
+def wrong(row: Row, may_refuse: Sequence[str]) -> bool:
+    """Whether a row is a reason for exit code 1."""
+    if row.status == "refused":
+        return not any(fnmatch(Path(row.model).name, pattern) for pattern in may_refuse)
+    return row.status != "ok"
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--models", type=click.Path(path_type=Path), default=MODELS, help="Folder to search without FILES.")
+@click.option("--target", "targets", multiple=True, default=("gc200",), show_default=True, help="May be repeated.")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(["model", "fp16"]), default=("model", "fp16"),
+    help="May be repeated.  [default: both]",
+)  # fmt: skip
+@click.option("--timed", multiple=True, default=("light_*",), show_default=True, help="Files that are only timed.")
+@click.option(
+    "--may-refuse", multiple=True, default=("gcn*", "moe_plain*", "lstm_classifier*"), show_default=True,
+    help="Files whose refusal is no fault.",
+)  # fmt: skip
+@click.option("--json", "document", type=click.Path(path_type=Path), help="Write all rows to this file.")
+def main(
+    files: tuple[Path, ...], models: Path, targets: tuple[str, ...], precisions: tuple[Precision, ...],
+    timed: tuple[str, ...], may_refuse: tuple[str, ...], document: Path | None,
+) -> None:  # fmt: skip
+    paths = list(files) or sorted(models.rglob("*.onnx"))
+    if not paths:
+        raise click.ClickException(f"no .onnx in {models}")
+    root = None if files else models
+    rows = []
+    for path in paths:
+        name = path.name if root is None else str(path.relative_to(root))
+        for target in targets:
+            for precision in precisions:
+                only_timed = any(fnmatch(path.name, pattern) for pattern in timed)
+                rows.append(measure(path, name.removesuffix(".onnx"), precision, target, only_timed))
+                click.echo("  ".join(cell for cell in rows[-1].cells() if cell), err=True)
+    bad = [row for row in rows if wrong(row, may_refuse)]
+    click.echo(table("", COLUMNS, [row.cells() for row in rows]))
+    counts = {s: sum(row.status == s for row in rows) for s in dict.fromkeys(row.status for row in rows)}
+    click.echo(", ".join(f"{count} {status}" for status, count in counts.items()) + f"; {len(bad)} at fault")
+    if document is not None:
+        found = [{**asdict(row), "distance": row.distance, "fault": row in bad} for row in rows]
+        document.write_text(json.dumps({"schema": "ipucc.zoo/1", "rows": found}, indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

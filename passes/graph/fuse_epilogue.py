@@ -25,6 +25,7 @@ from ipucc.graph.expr import call, substitute
 from ipucc.graph.match import Builder, Match, OpPattern, Var, apply_rules, number, op, rewrite
 from ipucc.graph.schemas import CONTRACTIONS, DOMAIN, attach_functions, expression, extra_operands
 from ipucc.pass_manager import Pass, PassContext, option
+from ipucc.passes.graph.identities import no_op
 from ipucc.passes.graph.regions import Region, X, inline_constant, is_elementwise, users
 from ipucc.passes.graph.views import VIEWS
 
@@ -62,7 +63,7 @@ class FuseEpilogue(Pass):
     def run(self, model: ir.Model, ctx: PassContext) -> bool:
         hoister = Editor(model)
         count = sum(_hoist(node, hoister) for node in list(model.graph.all_nodes()))
-        count += apply_rules(model, (scaled_operand, *VIEWS))
+        count += apply_rules(model, (scaled_operand, no_op, *VIEWS))
         fuser = _Fuser(Editor(model), ctx, self.max_operands, self.max_ops)
         for graph in all_graphs(model):
             # From the outputs: of two contractions that meet in one op, the later one takes it.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ipucc.diagnostics import Diagnostic, JsonValue, error
+from ipucc.program.file import load_program, save_program
 from ipucc.program.model import Program
 from ipucc.program.timing import StepTime
 from ipucc.program.usage import tile_bytes
@@ -155,8 +156,6 @@ class Executable:
 
     def save(self, path: str | Path) -> None:
         """Write the program file. Raises CompileError IPU0508 where it cannot be written; nothing is left then."""
-        from ipucc.program.file import save_program
-
         save_program(self.program, path)
 
     def _engine(self) -> Engine:
@@ -225,8 +224,6 @@ def compile(
 
 def load(path: str | Path) -> Executable:
     """Read a program file. Raises CompileError (IPU0501 to IPU0507) for a missing, foreign or damaged file."""
-    from ipucc.program.file import load_program
-
     return Executable(load_program(path))
 
 

@@ -23,6 +23,7 @@ from ipucc.manifest import (
 from ipucc.ops.build import build_tile_graph
 from ipucc.ops.builder import BuildOptions
 from ipucc.ops.graph import TileGraph
+from ipucc.ops.printing import print_placement
 from ipucc.ops.support import supported
 from ipucc.pass_manager import (
     DEFAULT_PIPELINE,
@@ -41,6 +42,7 @@ from ipucc.passes.program.code import CodeSize, code_size
 from ipucc.passes.program.lower import lower
 from ipucc.passes.program.roll import roll
 from ipucc.program.model import Program
+from ipucc.program.printing import print_program
 from ipucc.program.timing import StepTime, program_times
 from ipucc.target import Target, load_target
 
@@ -232,11 +234,7 @@ def compile_model(
 def stage_text(compiled: Compiled, stage: str) -> str:
     """The text of a stage of STAGES."""
     if stage == "place":
-        from ipucc.ops.printing import print_placement
-
         return print_placement(compiled.graph, compiled.placement)
-    from ipucc.program.printing import print_program
-
     return print_program(compiled.program)
 
 

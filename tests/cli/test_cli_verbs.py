@@ -36,7 +36,7 @@ def test_compile_reports_its_figures_as_one_document(ipucc, mlp, tmp_path, docum
     assert cycles["estimated"] == found["placement"]["objective_cycles"]
     memory = found["memory"]
     assert memory["tile_limit_bytes"] == load_target("gc200").tile_bytes
-    assert 32 * 48 * 4 < memory["total_bytes"]
+    assert memory["total_bytes"] > 32 * 48 * 4
     assert memory["max_tile_bytes"] <= memory["tile_limit_bytes"]
     names = [p["name"] for p in found["passes"]]
     assert names[0] == "import"

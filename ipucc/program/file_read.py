@@ -34,6 +34,7 @@ from ipucc.program.model import (
 )
 from ipucc.program.tensors import read_tensors
 from ipucc.program.transfers import ORDERS
+from ipucc.program.verify import verify_program
 from ipucc.target import Target, parse_target
 from ipucc.tiles.cuts import Cut
 from ipucc.tiles.intersect import Track
@@ -82,9 +83,11 @@ def load_program(path: str | Path) -> Program:
     if "placement.json" in entries:
         info["placement"] = parse_json(entries["placement.json"].tobytes(), "placement.json", where).value
     body = parse_json(entries["program.json"].tobytes(), "program.json", where)
-    return _Body(body, tables, _target(manifest)).program(
+    program = _Body(body, tables, _target(manifest)).program(
         _ports(manifest["inputs"]), _ports(manifest["outputs"]), dict(sorted(weights.items())), info
     )
+    verify_program(program, where)
+    return program
 
 
 def load_manifest(path: str | Path) -> Mapping[str, object]:

@@ -1,0 +1,73 @@
+"""Which words of a buffer an exchange writes, and which words hold elements: exact, word by word, per cell.
+
+Replicas of a cell receive the same words and are counted once.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.program.coverage_kernel import Marks, flag, mark
+from ipucc.tiles.intersect import Ints, Track
+from ipucc.tiles.layout import Layout
+from ipucc.tiles.tracks import flatten
+
+__all__ = ["WORD", "layout_key", "needed_words", "word_count", "written_words"]
+
+WORD = 4
+"""Bytes of the words in which the machine moves data, and in which memory is checked."""
+
+
+def word_count(layout: Layout) -> int:
+    """Words of all cells of a layout, each cell once."""
+    return prod(layout.grid) * (layout.slot_bytes // WORD)
+
+
+def written_words(products: Sequence[tuple[Track, ...]], layout: Layout) -> Marks:
+    """[cells, words of a cell]: how often products of tracks write each word of a destination; 2 stands for more.
+
+    Cells and offsets must lie inside the layout, all numbers be whole words (see `ipucc.tiles.tracks`).
+    """
+    marks = np.zeros((prod(layout.grid), layout.slot_bytes // WORD), np.uint8)
+    for tracks in products:
+        if not tracks:
+            continue
+        _, cell, _, at = flatten(tracks)
+        t = tracks[-1]
+        mark(marks, cell, at // WORD, t.dst_cell, t.dst_at // WORD, t.count, t.dst_step // WORD, t.run // WORD)
+    return marks
+
+
+def needed_words(layout: Layout) -> Marks:
+    """[cells, words of a cell]: 1 for every word that holds an element of the tensor."""
+    marks = np.zeros((prod(layout.grid), layout.slot_bytes // WORD), np.uint8)
+    lists = [_elements(layout, d) for d in range(len(layout.shape))]
+    if not lists:
+        marks[:] = 1
+        return marks
+    inner = max(range(len(lists)), key=lambda d: lists[d][0].size)
+    cell, at = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    for d, (own_cell, own_at) in enumerate(lists):
+        if d != inner:
+            cell = (cell[:, None] + own_cell[None, :]).reshape(-1)
+            at = (at[:, None] + own_at[None, :]).reshape(-1)
+    flag(marks, cell, at, *lists[inner], WORD)
+    return marks
+
+
+def _elements(layout: Layout, dim: int) -> tuple[Ints, Ints]:
+    """What every position of every cell of a dimension adds to (flat cell, byte offset), if it lies in the tensor."""
+    lo, hi = (x.astype(np.int64) for x in layout.cuts[dim])
+    cell = np.repeat(np.arange(lo.size), hi - lo)
+    local = np.arange(cell.size) - np.repeat(np.cumsum(hi - lo) - (hi - lo), hi - lo)
+    index = lo[cell] + local
+    inside = (index >= 0) & (index < layout.shape[dim])
+    return cell[inside] * prod(layout.grid[dim + 1 :]), layout.positions(dim, local[inside])
+
+
+def layout_key(layout: Layout) -> tuple[object, ...]:
+    """Equal for layouts that put every element at the same place of the same cell (tiles do not matter)."""
+    cuts: list[NDArray[np.int32]] = [x for cut in layout.cuts for x in cut]
+    return (layout.shape, layout.grain_dim, layout.itemsize, layout.grid, *(x.tobytes() for x in cuts))

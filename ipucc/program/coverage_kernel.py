@@ -1,0 +1,37 @@
+"""The inner loops of the coverage check."""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.tiles.intersect import Ints
+
+__all__ = ["flag", "mark"]
+
+Marks = NDArray[np.uint8]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def mark(
+    marks: Marks,
+    o_cell: Ints, o_at: Ints,
+    i_cell: Ints, i_at: Ints, i_count: Ints, i_step: Ints, i_run: Ints,
+) -> None:  # fmt: skip
+    """Counts, up to 2, how often every word [cell, word] is written by outer steps times inner sequences."""
+    for o in range(o_cell.size):
+        for i in range(i_cell.size):
+            row = marks[o_cell[o] + i_cell[i]]
+            at = o_at[o] + i_at[i]
+            for _ in range(i_count[i]):
+                for w in range(at, at + i_run[i]):
+                    if row[w] < 2:
+                        row[w] += 1
+                at += i_step[i]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def flag(marks: Marks, o_cell: Ints, o_at: Ints, i_cell: Ints, i_at: Ints, word: int) -> None:
+    """Sets every word that holds an element; elements are sums of an outer and an inner byte offset."""
+    for o in range(o_cell.size):
+        for i in range(i_cell.size):
+            marks[o_cell[o] + i_cell[i], (o_at[o] + i_at[i]) // word] = 1

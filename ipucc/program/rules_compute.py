@@ -1,0 +1,89 @@
+"""Rules about compute sets and calls: vertices hold their cells, write each one once, and can be timed."""
+
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.program.facts import Facts, Found, Problem, name_of
+from ipucc.program.model import Binding, Call, Compute
+from ipucc.program.timing import compute_cycles
+
+__all__ = ["bindings", "calls", "codelets", "results"]
+
+
+def bindings(facts: Facts) -> Found:
+    """Every vertex runs on a tile that holds the cells it is bound to."""
+    held: dict[tuple[int, int, int], Problem | None] = {}
+    for step in facts.computes:
+        if step.tiles.size and (int(step.tiles.min()) < 0 or int(step.tiles.max()) >= facts.target.tiles):
+            yield Problem(f"{name_of(step)}: a vertex runs on a tile outside of the target", "IPU0507")
+            continue
+        for b in (*step.operands, *step.results):
+            key = (id(facts.buffers[b.buffer].layout), id(b.cells), id(step.tiles))
+            if key not in held:
+                held[key] = _unheld(facts, step, b)
+            problem = held[key]
+            if problem is not None:
+                yield problem
+
+
+def _unheld(facts: Facts, step: Compute, b: Binding) -> Problem | None:
+    layout = facts.buffers[b.buffer].layout
+    cells = prod(layout.grid)
+    if b.cells.shape != step.tiles.shape:
+        return Problem(
+            f"{name_of(step)}: {b.cells.size} cells of {facts.label(b.buffer)} for {step.tiles.size} vertices"
+        )
+    if b.cells.size and (int(b.cells.min()) < 0 or int(b.cells.max()) >= cells):
+        return Problem(f"{name_of(step)}: a cell of {facts.label(b.buffer)} outside of 0..{cells - 1}", "IPU0507")
+    holders = layout.tiles.reshape(cells, -1)[b.cells]
+    wrong = np.flatnonzero(~(holders == step.tiles[:, None]).any(axis=1))
+    if not wrong.size:
+        return None
+    at = int(wrong[0])
+    return Problem(
+        f"{name_of(step)}: vertex {at} on tile {step.tiles[at]} works on cell {b.cells[at]} of "
+        f"{facts.label(b.buffer)}, which tile {holders[at, 0]} holds"
+    )
+
+
+def results(facts: Facts) -> Found:
+    """No two vertices of a compute set write the same cell on one tile, and none writes bytes that are read."""
+    for step in facts.computes:
+        seen: dict[int, list[NDArray[np.int64]]] = {}
+        for b in step.results:
+            seen.setdefault(b.buffer, []).append(step.tiles.astype(np.int64) * (1 << 32) + b.cells)
+        for written, places in seen.items():
+            every = np.sort(np.concatenate(places))
+            twice = np.flatnonzero(np.diff(every) == 0)
+            if twice.size:
+                tile, cell = divmod(int(every[twice[0]]), 1 << 32)
+                yield Problem(
+                    f"{name_of(step)}: two vertices write cell {cell} of {facts.label(written)} on tile {tile}"
+                )
+            for other in dict.fromkeys([*(b.buffer for b in step.operands), *(r for r in seen if r != written)]):
+                if facts.root(other) == facts.root(written) and not facts.apart(step, other, written):
+                    yield Problem(f"{name_of(step)}: {facts.label(written)} shares bytes with {facts.label(other)}")
+
+
+def codelets(facts: Facts) -> Found:
+    """Codelets know the axes and types that they are given: their cycles can be counted."""
+    for step in facts.computes:
+        try:
+            cycles = compute_cycles(step, facts.target)
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+            yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r} cannot count its cycles: {problem!r}")
+            continue
+        if cycles.shape != step.tiles.shape or (cycles.size and int(cycles.min()) < 0):
+            yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r} counts cycles that make no sense")
+
+
+def calls(facts: Facts) -> Found:
+    """Arguments are copied within tiles: both buffers of a pair have one layout and one type."""
+    for step in facts.steps:
+        if isinstance(step, Call):
+            for a, b in (*step.inputs, *step.outputs):
+                one, two = facts.buffers[a], facts.buffers[b]
+                if one.dtype != two.dtype or not one.layout.same_as(two.layout):
+                    yield Problem(f"{name_of(step)}: {facts.label(a)} and {facts.label(b)} have different layouts")

@@ -1,0 +1,136 @@
+"""The rule that what is read has been written: cell by cell, in the order in which a program runs."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.program.facts import Facts, Found, Mask, Problem, filled_cells, name_of
+from ipucc.program.model import Compute, Exchange, HostRead, HostWrite, Repeat, Step
+from ipucc.program.rules_exchange import Cover
+from ipucc.tiles.intersect import Track
+
+__all__ = ["reads"]
+
+_MAX_FOLLOWED: Final = 1 << 12
+"""Steps of one loop that are followed one by one; what comes after them is taken to go on as it began."""
+
+Place = tuple[int, int, tuple[int, ...]]
+"""Root buffer, address, and grid: where cells are written."""
+
+
+def reads(facts: Facts, cover: Cover) -> Found:
+    """What is read has been written before: every cell, or every byte where cells are read as others."""
+    return _Reads(facts, cover).steps(facts.program.steps, [b.offset for b in facts.buffers])
+
+
+class _Reads:
+    """Which cells have been written so far. `offsets` are those of the loop iterations at hand."""
+
+    def __init__(self, facts: Facts, cover: Cover) -> None:
+        self.facts = facts
+        self.cover = cover
+        self.state: dict[Place, Mask] = {}
+        self.spans: dict[int, dict[Place, int]] = {}
+        self.words: dict[Place, Mask] = {}
+        self.sources: dict[int, NDArray[np.int64]] = {}
+        self.full: dict[int, Mask] = {}
+
+    def steps(self, steps: Sequence[Step], offsets: list[int]) -> Iterator[Problem]:
+        for step in steps:
+            if isinstance(step, HostWrite):
+                self._of(step.buffer, offsets)[:] = True
+            elif isinstance(step, HostRead):
+                yield from self._read(step, step.buffer, None, offsets)
+            elif isinstance(step, Exchange):
+                for m in step.moves:
+                    yield from self._read(step, m.src, self._source_cells(m.tracks), offsets)
+                self._exchange(step, offsets)
+            elif isinstance(step, Compute):
+                for o in step.operands:
+                    yield from self._read(step, o.buffer, o.cells, offsets)
+                for r in step.results:
+                    self._of(r.buffer, offsets)[r.cells] = True
+            elif isinstance(step, Repeat):
+                yield from self._loop(step, offsets)
+            else:
+                yield from self._copies(step, step.inputs, offsets)
+                yield from self.steps(self.facts.program.functions[step.function], offsets)
+                yield from self._copies(step, step.outputs, offsets)
+
+    def _loop(self, loop: Repeat, offsets: list[int]) -> Iterator[Problem]:
+        """Without strides one iteration tells all; with strides as many as are worth it."""
+        turns = min(loop.count, max(2, _MAX_FOLLOWED // max(1, len(loop.body)))) if loop.strides else 1
+        for i in range(turns):
+            moved = list(offsets)
+            for b, stride in loop.strides.items():
+                moved[b] += i * stride
+            yield from self.steps(loop.body, moved)
+        written = {b for b, steps in self.facts.writers.items() if any(s in loop.body for s in steps)}
+        for i in range(turns, loop.count if turns > 1 else 0):
+            for b in written & loop.strides.keys():
+                moved = list(offsets)
+                moved[b] += i * loop.strides[b]
+                self._of(b, moved)[:] = True
+
+    def _of(self, buffer: int, offsets: list[int]) -> Mask:
+        layout = self.facts.buffers[buffer].layout
+        place = (self.facts.root(buffer), offsets[buffer], layout.grid)
+        if place not in self.state:
+            self.state[place] = np.zeros(prod(layout.grid), bool)
+            self.spans.setdefault(place[0], {})[place] = layout.nbytes
+        return self.state[place]
+
+    def _filled(self, buffer: int) -> Mask:
+        layout = self.facts.buffers[buffer].layout
+        if id(layout) not in self.full:
+            self.full[id(layout)] = filled_cells(layout)
+        return self.full[id(layout)]
+
+    def _read(self, step: Step, buffer: int, cells: NDArray[np.integer] | None, offsets: list[int]
+              ) -> Iterator[Problem]:  # fmt: skip
+        layout, at = self.facts.buffers[buffer].layout, offsets[buffer]
+        root, label = self.facts.root(buffer), self.facts.label(buffer)
+        held = self.state.get((root, at, layout.grid))
+        if held is not None:
+            ready = held | ~self._filled(buffer)
+            lost = np.flatnonzero(~ready) if cells is None else cells[~ready[cells]]
+            if lost.size:
+                yield Problem(f"{name_of(step)} reads {label}, cell {lost[0]}, before anything is written there")
+            return
+        # The bytes were written as cells of another tensor: all of that must be there.
+        for place, size in self.spans.get(root, {}).items():
+            if place[1] <= at and at + layout.nbytes <= place[1] + size and self.state[place].all():
+                return
+        yield Problem(f"{name_of(step)} reads {label} before anything is written there")
+
+    def _exchange(self, step: Exchange, offsets: list[int]) -> None:
+        for f in step.fills:
+            self._of(f.buffer, offsets)[:] = True
+        for dst in dict.fromkeys(m.dst for m in step.moves):
+            words = self.cover.written(step, dst).words
+            held = self._of(dst, offsets)
+            if words is None:
+                held[:] = True
+            elif not held.all():
+                # Several exchanges fill one buffer: a cell is written once all of its words are.
+                place = (self.facts.root(dst), offsets[dst], self.facts.buffers[dst].layout.grid)
+                have = self.words.setdefault(place, np.zeros_like(words))
+                have |= words
+                held |= ~(self.cover.needed(dst) & ~have).any(axis=1)
+
+    def _copies(self, step: Step, copies: Sequence[tuple[int, int]], offsets: list[int]) -> Iterator[Problem]:
+        for a, b in copies:
+            yield from self._read(step, a, None, offsets)
+            self._of(b, offsets)[:] = True
+
+    def _source_cells(self, tracks: tuple[Track, ...]) -> NDArray[np.int64]:
+        """The cells that a product of tracks reads."""
+        if id(tracks) not in self.sources:
+            cells = np.zeros(1 if tracks else 0, np.int64)
+            for t in tracks:
+                cells = np.unique(cells[:, None] + np.unique(t.src_cell)[None, :])
+            self.sources[id(tracks)] = cells
+        return self.sources[id(tracks)]

@@ -7,6 +7,7 @@ differing shapes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -18,21 +19,13 @@ from ipucc.passes.plan.grid import Plan
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
-__all__ = ["Candidates", "enumerate_plans"]
+__all__ = ["WEIGHT_WORTH_GATHERING", "enumerate_plans"]
 
 Counts = NDArray[np.int64]
 
 _MAX_COMBINATIONS: Final = 60_000
 _SERIAL: Final = (1, 2, 4, 8, 16, 32)
-_WEIGHT_WORTH_GATHERING: Final = 2048
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Kept plans with their estimates: cycles without the edges, bytes resident (weights) and bytes while running."""
-
-    plans: tuple[Plan, ...]
-    cycles: tuple[int, ...]
+WEIGHT_WORTH_GATHERING: Final = 256
 
 
 def enumerate_plans(op: TileOp, hosted: tuple[bool, ...], target: Target, budget: int, keep: int) -> list[Plan]:
@@ -53,22 +46,36 @@ def enumerate_plans(op: TileOp, hosted: tuple[bool, ...], target: Target, budget
             for steps in _SERIAL[1:]:
                 if steps <= -(-axis.size // axis.grain):
                     rows.append((parts, axis.name, steps))
-    found: list[tuple[Plan, int, int]] = []
+    found: list[_Row] = []
     for table, axis_name, steps in rows:
         priced = base if axis_name is None else _price(op, hosted, target, table, axis_name, steps)
         found += _select(op, table, priced, axis_name, steps, hosted, target, budget, keep)
-    fitting = [f for f in found if f[2] <= budget]
-    pool = fitting or sorted(found, key=lambda f: f[2])[:1]
-    pool.sort(key=lambda f: (f[1], f[2]))
-    return [p for p, _, _ in _diverse(pool, keep)]
+    fitting = [f for f in found if f.memory <= budget]
+    pool = fitting or sorted(found, key=lambda f: f.memory)[:1]
+    pool.sort(key=lambda f: (f.score, f.memory))
+    return [f.plan for f in _diverse(pool, keep)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """A plan with its estimated cycles, bytes while its op runs, and bytes that it holds all the time."""
+
+    plan: Plan
+    score: int
+    memory: int
+    resident: int
 
 
 @dataclass(frozen=True, eq=False)
 class _Priced:
+    """Cycles, bytes and resident bytes of every row; with gathered weights; and the bytes that gathering moves."""
+
     score: Counts
     memory: Counts
+    resident: Counts
     gather_score: Counts
     gather_memory: Counts
+    gather_resident: Counts
     shared: Counts
 
 
@@ -165,7 +172,6 @@ def _price(
     result = cell * itemsize(op.result.dtype) * steps
     resident, shared = np.zeros(count, np.int64), np.zeros(count, np.int64)
     spread = np.zeros(count, np.int64)
-    used = parts.prod(axis=1)
     for operand, at_host in zip(op.operands, hosted, strict=True):
         size = np.broadcast_to(_operand_elements(operand, n) * itemsize(operand.dtype), count).astype(np.int64)
         along = {d.axis for d in operand.dims if not isinstance(d, Everything)}
@@ -174,19 +180,18 @@ def _price(
             moved = moved + size * (steps if serial in along else 1)
             temp = temp + size * (2 if operand.pack_dim is not None else 1)
             continue
-        cells = np.ones(count, np.int64)
-        for a in along:
-            cells = cells * split[a]
-        copies = np.maximum(1, used // cells)
         resident = resident + size * again
-        worth = (copies > 1) & (size > _WEIGHT_WORTH_GATHERING)
+        least = -(-prod(operand.shape) * itemsize(operand.dtype) // target.tiles)
+        worth = (size * again > WEIGHT_WORTH_GATHERING) & (size * again > 2 * least)
         shared = shared + np.where(worth, size, 0)
-        spread = spread + np.where(worth, -(-size // copies) + 64, size) * again
+        spread = spread + np.where(worth, least + 64, size * again)
     rate = target.exchange_bytes_per_cycle
     fabric = (moved / rate * target.exchange_factor).astype(np.int64) + phases * target.phase_cycles
-    score = compute * steps + fabric + np.where(phases > 0, 0, 0)
+    score = compute * steps + fabric
     extra = (shared / rate * target.exchange_factor).astype(np.int64) * steps + target.phase_cycles
-    return _Priced(score, resident + result + temp, score + extra, spread + shared + result + temp, shared)
+    return _Priced(
+        score, resident + result + temp, resident, score + extra, spread + shared + result + temp, spread, shared
+    )
 
 
 def _select(
@@ -199,24 +204,25 @@ def _select(
     target: Target,
     budget: int,
     keep: int,
-) -> list[tuple[Plan, int, int]]:
+) -> list[_Row]:
     """The best rows by time, by memory and along the front between them, resident and gathered."""
-    out: list[tuple[Plan, int, int]] = []
+    out: list[_Row] = []
     for gathered in (False, True):
         score = priced.gather_score if gathered else priced.score
         memory = priced.gather_memory if gathered else priced.memory
+        resident = priced.gather_resident if gathered else priced.resident
         rows = np.flatnonzero(priced.shared > 0) if gathered else np.arange(score.size)
         if not rows.size:
             continue
         order = rows[np.lexsort((memory[rows], score[rows]))]
         fits = order[memory[order] <= budget]
         chosen = list(fits[: 4 * keep].tolist())
-        best = np.minimum.accumulate(memory[order])
-        front = order[np.append(True, best[1:] < best[:-1])]
-        chosen += front.tolist()
+        for bytes_ in (memory, resident):
+            best = np.minimum.accumulate(bytes_[order])
+            chosen += order[np.append(True, best[1:] < best[:-1])].tolist()
         for i in dict.fromkeys(chosen):
             plan = Plan(_ordered(op, parts[i], hosted), None if serial is None else (serial, steps), gathered)
-            out.append((plan, int(score[i]), int(memory[i])))
+            out.append(_Row(plan, int(score[i]), int(memory[i]), int(resident[i])))
     return out
 
 
@@ -243,32 +249,38 @@ def _ordered(op: TileOp, row: Counts, hosted: tuple[bool, ...]) -> tuple[tuple[s
     return tuple((name, p) for *_, name, p in sorted(names))
 
 
-def _diverse(pool: list[tuple[Plan, int, int]], keep: int) -> list[tuple[Plan, int, int]]:
-    """A third the fastest, a third along the front of time and memory, the rest the fastest of new shapes."""
+def _diverse(pool: list[_Row], keep: int) -> list[_Row]:
+    """A third the fastest, a third along the fronts of time against memory and resident bytes, the rest new shapes."""
     if len(pool) <= keep:
         return pool
     chosen = dict.fromkeys(range(-(-keep // 3)))
-    least = 1 << 62
-    front = []
-    for i, (_, _, memory) in enumerate(pool):
-        if memory < least:
-            least = memory
-            front.append(i)
-    step = max(1, len(front) // max(1, keep // 3))
-    for i in [*front[::step], front[-1]]:
-        chosen.setdefault(i)
-    shapes = {_shape(pool[i][0]) for i in chosen}
-    for i, (plan, _, _) in enumerate(pool):
+    for front in (_front([r.memory for r in pool]), _front([r.resident for r in pool])):
+        step = max(1, -(-len(front) // max(1, keep // 5)))
+        for i in [*front[::step], front[-1]]:
+            chosen.setdefault(i)
+    shapes = {_shape(pool[i].plan) for i in chosen}
+    for i, row in enumerate(pool):
         if len(chosen) >= keep:
             break
-        if _shape(plan) not in shapes:
-            shapes.add(_shape(plan))
+        if _shape(row.plan) not in shapes:
+            shapes.add(_shape(row.plan))
             chosen.setdefault(i)
     for i in range(len(pool)):
         if len(chosen) >= keep:
             break
         chosen.setdefault(i)
     return [pool[i] for i in sorted(chosen)]
+
+
+def _front(sizes: list[int]) -> list[int]:
+    """Positions (in order of time) at which fewer bytes are taken than by anything faster."""
+    least = 1 << 62
+    out = []
+    for i, size in enumerate(sizes):
+        if size < least:
+            least = size
+            out.append(i)
+    return out
 
 
 def _shape(plan: Plan) -> tuple[object, ...]:

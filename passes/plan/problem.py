@@ -17,14 +17,14 @@ from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
-from ipucc.passes.plan.enumerate import enumerate_plans
+from ipucc.passes.plan.enumerate import WEIGHT_WORTH_GATHERING, enumerate_plans
 from ipucc.passes.plan.grid import Grid, Plan, operand_layout
 from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.repeats import repetitions
 from ipucc.passes.plan.stages import Stage, partial_operand, stages_of
 from ipucc.target import Target
-from ipucc.tiles.cuts import cut_axis, nested_cut
-from ipucc.tiles.layout import Layout
+from ipucc.tiles.cuts import cut_axis, useful_parts
+from ipucc.tiles.layout import GRAIN_BYTES, Layout
 from ipucc.tiles.view import View
 
 __all__ = [
@@ -131,20 +131,28 @@ class Problem:
         return self.fixed_bytes + sum(w * self.candidates[v][choice[v]].resident for v, w in enumerate(self.weight))
 
 
-def spread_layout(shape: tuple[int, ...], dtype: str, grain_dim: int, target: Target) -> Layout:
-    """A tensor spread evenly over the tiles, largest dimensions cut first: where a host tensor rests by default."""
-    size = itemsize(dtype)
-    grain = max(1, 16 // size)
+def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, target: Target) -> Layout:
+    """One copy of a tensor spread over the tiles, so that the fullest tile holds as little as the two longest
+    dimensions can be cut to: where a host tensor rests by default, and a weight that is gathered before use."""
+    grain = max(1, GRAIN_BYTES // itemsize)
+    grains = [-(-n // (grain if d == grain_dim else 1)) for d, n in enumerate(shape)]
     parts = [1] * len(shape)
-    left = target.tiles
-    for d in sorted(range(len(shape)), key=lambda i: (-shape[i], i)):
-        grains = -(-shape[d] // (grain if d == grain_dim else 1))
-        parts[d] = max(1, min(left, grains))
-        left //= parts[d]
+    longest = sorted(range(len(shape)), key=lambda d: (-grains[d], d))[:2]
+    best: tuple[int, int] | None = None
+    for first in useful_parts(grains[longest[0]], target.tiles).tolist() if longest else []:
+        rest = target.tiles // first
+        second = int(useful_parts(grains[longest[1]], rest)[-1]) if len(longest) > 1 else 1
+        cell = -(-grains[longest[0]] // first) * (-(-grains[longest[1]] // second) if len(longest) > 1 else 1)
+        if best is None or (cell, first * second) < best:
+            best = cell, first * second
+            parts = [1] * len(shape)
+            parts[longest[0]] = first
+            if len(longest) > 1:
+                parts[longest[1]] = second
     cuts = tuple(cut_axis(n, parts[d], grain if d == grain_dim else 1) for d, n in enumerate(shape))
     grid = [c[0].size for c in cuts]
     tiles = np.arange(prod(grid), dtype=np.int32).reshape(*grid, 1)
-    return Layout(shape, cuts, tiles, size, grain_dim)
+    return Layout(shape, cuts, tiles, itemsize, grain_dim)
 
 
 def build_problem(graph: TileGraph, target: Target, budget: int, keep: int) -> Problem:
@@ -234,7 +242,7 @@ class _Maker:
                 for s in operand.sources:
                     t = self.graph.tensors[s.tensor]
                     if t.kind != "result" and s.tensor not in self.home and s.tensor not in self.fixed:
-                        self.fixed[s.tensor] = spread_layout(t.shape, t.dtype, t.grain_dim, self.target)
+                        self.fixed[s.tensor] = spread_layout(t.shape, itemsize(t.dtype), t.grain_dim, self.target)
 
     def _hostable(self, operand: Operand) -> bool:
         tensor = self.graph.tensors[operand.sources[0].tensor] if len(operand.sources) == 1 else None
@@ -311,7 +319,7 @@ class _Maker:
                 o = op.operands[k]
                 layout = operand_layout(o, stage.grid)
                 if hosted[k]:
-                    home = gather_home(layout) if plan.gathered and gatherable(layout) else layout
+                    home = gather_home(layout, self.target) if plan.gathered and gatherable(layout) else layout
                     resident += home.nbytes
                     if home is not layout:
                         here += layout.slot_bytes
@@ -369,7 +377,7 @@ class _Maker:
         o = self.graph.ops[j].operands[k]
         stage = next(st for st in cand.stages if k in st.operands)
         layout = operand_layout(o, stage.grid)
-        return gather_home(layout) if cand.plan.gathered and gatherable(layout) else layout
+        return gather_home(layout, self.target) if cand.plan.gathered and gatherable(layout) else layout
 
     def _last_use(self) -> dict[int, int]:
         last = {op.result.tensor: i for i, op in enumerate(self.graph.ops)}
@@ -434,24 +442,10 @@ def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:
 
 
 def gatherable(layout: Layout) -> bool:
-    """Whether a weight is large and shared enough to rest in one copy."""
-    return layout.replicas > 1 and layout.slot_bytes > 2048
+    """Whether a weight takes enough of every tile that needs it to rest elsewhere in one copy."""
+    return layout.nbytes > WEIGHT_WORTH_GATHERING
 
 
-def gather_home(layout: Layout) -> Layout:
-    """One copy of an operand, every cell dealt over the tiles that hold it: cut again along its longest dimension
-    other than the grain's (or the grain's, in whole grains, where it has no other)."""
-
-    def grains(d: int) -> int:
-        return -(-layout.cell[d] // layout.grain) if d == layout.grain_dim else layout.cell[d]
-
-    d = max(range(len(layout.shape)), key=lambda i: (grains(i), -i))
-    ways = min(layout.replicas, grains(d))
-    cut = nested_cut(layout.cuts[d], ways, layout.grain if d == layout.grain_dim else 1)
-    cuts = tuple(cut if i == d else c for i, c in enumerate(layout.cuts))
-    # [..., n_d, ..., replicas] -> [..., n_d * ways, ..., 1]
-    spread = np.moveaxis(layout.tiles[..., :ways], -1, d + 1)
-    shape = [n * ways if i == d else n for i, n in enumerate(layout.grid)]
-    tiles = np.ascontiguousarray(spread.reshape(*shape, 1))
-    slots = None if layout.slots is None else np.repeat(layout.slots, ways, axis=d)
-    return Layout(layout.shape, cuts, tiles, layout.itemsize, layout.grain_dim, slots)
+def gather_home(layout: Layout, target: Target) -> Layout:
+    """Where a gathered weight rests: one copy over all tiles."""
+    return spread_layout(layout.shape, layout.itemsize, layout.grain_dim, target)

@@ -162,7 +162,7 @@ class _Lowering:
             if s.tensor not in self.held:
                 t = self.graph.tensors[s.tensor]
                 at_home = self.placement.problem.home.get(s.tensor) == (i, k)
-                home = gather_home(full) if at_home else self.placement.problem.fixed[s.tensor]
+                home = gather_home(full, self.target) if at_home else self.placement.problem.fixed[s.tensor]
                 self._host_tensor(t.index, home)
             src = self.held[s.tensor]
             sources.append((src, s.view, self._tracks(self.buffers[src].layout, layout, s.view)))

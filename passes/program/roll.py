@@ -1,8 +1,9 @@
 """Repeated layers become loops: equal step sequences over equally laid out buffers are run by one `Repeat`.
 
 The code of a loop's body is on the tiles once. What differs from one iteration to the next, weights and the
-activations handed on, is stacked: member i of a stack lies i times the stride behind the first, and the loop moves its
-addresses on by the stride. Nothing is copied. Buffers that live within one iteration are shared by all.
+like, is stacked: member i of a stack lies i times the stride behind the first, and the loop moves its addresses on by
+the stride. Tensors that one iteration makes for the next are copied on their tiles at the end of the iteration. Buffers
+that live within one iteration are shared by all.
 """
 
 import hashlib
@@ -22,11 +23,14 @@ from ipucc.program.model import (
     Fill,
     HostRead,
     HostWrite,
+    Move,
     Program,
     Repeat,
     Step,
 )
+from ipucc.tiles.intersect import intersect
 from ipucc.tiles.layout import Layout
+from ipucc.tiles.view import View
 
 __all__ = ["roll"]
 
@@ -45,6 +49,7 @@ class _Roller:
     merged: dict[int, int] = field(default_factory=dict)
     strided: dict[int, set[int]] = field(default_factory=dict)
     place: dict[int, tuple[int, int]] = field(default_factory=dict)
+    carries: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     _layouts: dict[int, str] = field(default_factory=dict)
 
     # Keys
@@ -117,6 +122,11 @@ class _Roller:
                 stacked.append(actual)
             else:
                 return False
+        handed = self._handed_on(r, stacked, users)
+        # Written to by the body of every iteration but the last's: the buffer of the last stands for all of them.
+        merged.update({seq[1]: last for seq, last in handed})
+        carried = {b for seq, last in handed for b in (*seq, last)}
+        stacked = [s for s in stacked if not carried & set(s)]
         place = self._stack(stacked)
         if place is None:
             return False
@@ -127,7 +137,29 @@ class _Roller:
         self.merged.update(merged)
         self.place = place
         self.strided[r.start] = {b for s in stacked for b in s[:1]}
+        self.carries[r.start] = [(last, seq[0]) for seq, last in handed]
         return True
+
+    def _handed_on(
+        self, r: Repetition, stacked: Sequence[list[int]], users: dict[int, list[int]]
+    ) -> list[tuple[list[int], int]]:
+        """Tensors that each iteration makes for the next: ([first, ...], last) with one buffer per iteration."""
+        out = []
+        by_first = {s[0]: s for s in stacked}
+        for seq in stacked:
+            made = by_first.get(seq[1])
+            if made is None or made[:-1] != seq[1:]:
+                continue
+            last = made[-1]
+            early = all(at < r.start + r.period for at in users[seq[0]])
+            between = all(
+                r.start + (j - 1) * r.period <= at < r.start + (j + 1) * r.period
+                for j, b in enumerate(seq[1:], 1)
+                for at in users[b]
+            )
+            if early and between and self._layout(last) == self._layout(seq[0]):
+                out.append((seq, last))
+        return out
 
     def _root(self, b: int) -> int:
         alias = self.program.buffers[b].alias
@@ -207,6 +239,8 @@ class _Roller:
                 at += 1
                 continue
             body = tuple(_renumbered(s, renumber) for s in old.steps[at : at + r.period])
+            carry = self._carry(self.carries[r.start], body, renumber)
+            body = (*body, *carry)
             moving = {roots[self.place[b][0]]: old.buffers[b].nbytes for b in self.strided[r.start]}
             used = {b for s in body for b in _buffers(s)}
             strides = {b: moving[buffers[b].alias] for b in sorted(used) if buffers[b].alias in moving}
@@ -214,6 +248,18 @@ class _Roller:
             at = r.stop
         used = {b for s in steps for b in (x for part in touched(s, old.functions) for x in part)}
         return _without_unused(old, buffers, steps, used)
+
+    def _carry(self, pairs: Sequence[tuple[int, int]], body: Sequence[Step], to: dict[int, int]) -> tuple[Step, ...]:
+        """The step at the end of an iteration that copies, on every tile, what it hands on to where the next reads."""
+        if not pairs:
+            return ()
+        moves = []
+        for src, dst in pairs:
+            layout = self.program.buffers[src].layout
+            view = View.identity(layout.shape)
+            moves.append(Move(to[src], to[dst], intersect(layout, self.program.buffers[dst].layout, view), view))
+        first = next((s.name for s in body if isinstance(s, Exchange | Compute)), "loop")
+        return (Exchange(f"{first}.carry", tuple(moves)),)
 
     def _stacks(self) -> dict[int, tuple[int, int]]:
         """Per stack the number of members and one of them; positions are shifted to begin at 0."""

@@ -44,6 +44,7 @@ from ipucc.passes.program.roll import roll
 from ipucc.program.model import Program
 from ipucc.program.printing import print_program
 from ipucc.program.timing import StepTime, program_times
+from ipucc.program.verify import verify_program
 from ipucc.target import Target, load_target
 
 __all__ = [
@@ -313,6 +314,13 @@ def compile_graph(
     for buffer, offset in zip(program.buffers, allocation.offsets, strict=True):
         buffer.offset = offset
     program.code_bytes = code.total
+    begin = time.perf_counter()
+    try:
+        verify_program(program)
+    except CompileError as failure:
+        # Not the user's fault, whatever the rule: the compiler wrote the program.
+        raise RuntimeError(f"the compiled program breaks a rule of the verifier\n{failure}") from failure
+    timed("verify", begin)
     times = tuple(program_times(program))
     compiled = Compiled(program, model, graph, placement, code, times, seconds, remarks)
     program.manifest.update(_manifest(compiled, options))

@@ -17,8 +17,7 @@ def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, 
     """Say everything that keeps a model from being compiled, or check a program file.
 
     A model (.onnx) is imported and goes through the default passes; every node that cannot be lowered is
-    listed. A program (.ipux) is read, held against the rules of the verifier, and its exchanges are compared
-    with the layouts that they connect.
+    listed. A program (.ipux) is read and held against the rules of the verifier.
     """
     if is_program(file):
         from ipucc.program.file import load_program

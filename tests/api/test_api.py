@@ -134,7 +134,7 @@ def test_compile_tells_of_its_passes():
     ipucc.compile(
         lookup(), dims={"n": 5}, passes="clean-up", solver="greedy", on_pass=lambda name, _: heard.append(name)
     )
-    assert heard == ["import", "clean-up", "schedule", "plan", "place", "lower", "allocate"]
+    assert heard == ["import", "clean-up", "schedule", "plan", "place", "lower", "allocate", "verify"]
 
 
 # Wrong inputs

@@ -40,7 +40,7 @@ def test_compile_reports_its_figures_as_one_document(ipucc, mlp, tmp_path, docum
     assert memory["max_tile_bytes"] <= memory["tile_limit_bytes"]
     names = [p["name"] for p in found["passes"]]
     assert names[0] == "import"
-    assert names[-1] == "allocate"
+    assert names[-1] == "verify"
     assert {"clean-up", "fuse", "place", "lower"} <= set(names)
     assert sum(p["seconds"] for p in found["passes"]) <= found["seconds"]
 

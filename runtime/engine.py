@@ -32,6 +32,8 @@ from ipucc.runtime.memory import TileMemory
 
 __all__ = ["Engine", "Observer"]
 
+Box = tuple[slice, ...]
+
 # Elements of the largest operand that one chunk of tiles loads as float32: 64 MiB.
 _CHUNK_ELEMENTS = 1 << 24
 
@@ -39,8 +41,11 @@ _CHUNK_ELEMENTS = 1 << 24
 class Observer:
     """What may watch and check a run; the plain one does nothing."""
 
-    def host_write(self, engine: "Engine", buffer: int, offset: int) -> None:
-        """After the host has written a buffer."""
+    def begin(self, engine: "Engine") -> None:
+        """Before the first step of a run."""
+
+    def host_write(self, engine: "Engine", step: HostWrite, offsets: Sequence[int]) -> None:
+        """After the host has written a buffer. `offsets` are those of all buffers in this iteration."""
 
     def exchange(self, engine: "Engine", step: Exchange, offsets: Sequence[int]) -> None:
         """Before the moves of an exchange."""
@@ -48,7 +53,10 @@ class Observer:
     def compute(self, engine: "Engine", step: Compute, offsets: Sequence[int]) -> None:
         """Before a compute set."""
 
-    def host_read(self, engine: "Engine", buffer: int, offset: int) -> None:
+    def copy(self, engine: "Engine", function: str, src: int, dst: int, offsets: Sequence[int]) -> None:
+        """Before an argument or a result of a call is copied."""
+
+    def host_read(self, engine: "Engine", step: HostRead, offsets: Sequence[int]) -> None:
         """Before the host reads a buffer."""
 
 
@@ -71,6 +79,8 @@ class Engine:
         self.times = []
         if not self.timing_only and self.memory is None:
             self.memory = TileMemory(self.program.target)
+        if not self.timing_only:
+            self.observer.begin(self)
         outputs: dict[str, Array] = {}
         self._steps(self.program.steps, [b.offset for b in self.program.buffers], inputs, outputs)
         return {name: outputs[name] for name, _, _ in self.program.outputs if name in outputs}
@@ -113,9 +123,9 @@ class Engine:
             if value is None:
                 raise error("IPU0510", f"the values of {step.tensor!r} are absent: this program can only be timed")
             self._scatter(buffers[step.buffer], offsets[step.buffer], step.view.apply(value, step.fill))
-            self.observer.host_write(self, step.buffer, offsets[step.buffer])
+            self.observer.host_write(self, step, offsets)
         elif isinstance(step, HostRead):
-            self.observer.host_read(self, step.buffer, offsets[step.buffer])
+            self.observer.host_read(self, step, offsets)
             held = self._gather(buffers[step.buffer], offsets[step.buffer])
             outputs[step.tensor] = step.view.apply(held, step.fill)
         elif isinstance(step, Exchange):
@@ -150,10 +160,15 @@ class Engine:
             arrays = [load(memory, buffers[b.buffer], tiles, b, part, offsets[b.buffer]) for b in step.operands]
             lo = {k: v[part] for k, v in step.cells.lo.items()}
             cells = Cells(lo, {k: v[part] for k, v in step.cells.n.items()}, sizes)
-            with np.errstate(all="ignore"):
-                results = step.codelet.compute(arrays, cells)
-            for b, result in zip(step.results, results, strict=True):
-                store(memory, buffers[b.buffer], tiles, b, part, offsets[b.buffer], result)
+            try:
+                with np.errstate(all="ignore"):
+                    results = step.codelet.compute(arrays, cells)
+                for b, result in zip(step.results, results, strict=True):
+                    store(memory, buffers[b.buffer], tiles, b, part, offsets[b.buffer], result)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+                # The verifier holds sizes against the machine, not the parameters of a codelet against its operands.
+                what = f"compute set {step.name!r}: codelet {step.codelet.name!r}"
+                raise error("IPU0509", f"{what} cannot compute these operands: {problem!r}") from problem
 
     def _copies(self, function: str, copies: Sequence[tuple[int, int]], offsets: Sequence[int]) -> None:
         """Arguments of a call: copies within every tile, from 64-bit loads and stores."""
@@ -164,6 +179,7 @@ class Engine:
             return
         memory = self._memory()
         for a, b in copies:
+            self.observer.copy(self, function, a, b, offsets)
             tiles = buffers[a].layout.used_tiles
             pairs = zip(
                 memory.base(buffers[a], tiles, offsets[a]).tolist(),
@@ -181,19 +197,27 @@ class Engine:
     def _scatter(self, buffer: Buffer, offset: int, tensor: Array) -> None:
         """Write a host tensor into all cells of a buffer."""
         tensor = to_storage(tensor, buffer.dtype)
-        self._cells(buffer, offset, lambda box, dense, i: dense.__setitem__((i, *box[1]), tensor[box[0]]), write=True)
+
+        def put(whole: Box, inside: Box, dense: Array, i: int) -> None:
+            dense[i : i + 1][(slice(None), *inside)] = tensor[whole]
+
+        self._cells(buffer, offset, put, write=True)
 
     def _gather(self, buffer: Buffer, offset: int) -> Array:
         """Read a whole tensor out of a buffer, from the first replica of every cell."""
         out = np.zeros(buffer.layout.shape, storage_type(buffer.dtype))
-        self._cells(buffer, offset, lambda box, dense, i: out.__setitem__(box[0], dense[(i, *box[1])]), write=False)
+
+        def take(whole: Box, inside: Box, dense: Array, i: int) -> None:
+            out[whole] = dense[i : i + 1][(slice(None), *inside)].reshape(out[whole].shape)
+
+        self._cells(buffer, offset, take, write=False)
         return out
 
     def _cells(
         self,
         buffer: Buffer,
         offset: int,
-        transfer: Callable[[tuple[tuple[slice, ...], tuple[slice, ...]], Array, int], None],
+        transfer: Callable[[Box, Box, Array, int], None],
         write: bool,
     ) -> None:
         memory, layout = self._memory(), buffer.layout
@@ -204,7 +228,7 @@ class Engine:
             ids = np.arange(start, min(start + size, count))
             grid = np.unravel_index(ids, layout.grid) if layout.grid else ()
             valid = extents(layout, ids)
-            binding = Binding(0, ids)
+            binding = Binding(0, ids.astype(np.int32))
             first = layout.tiles.reshape(-1, layout.replicas)
             if write:
                 dense = np.zeros((ids.size, *layout.cell), kind)
@@ -216,7 +240,7 @@ class Engine:
                 whole = tuple(
                     slice(int(lo[i]) + s.start, int(lo[i]) + s.stop) for lo, s in zip(lows, inside, strict=True)
                 )
-                transfer((whole, inside), dense, i)
+                transfer(whole, inside, dense, i)
             if write:
                 raw = image(buffer, ids, dense)
                 for r in range(layout.replicas):

@@ -32,10 +32,14 @@ def carry(memory: TileMemory, move: Move, src: Buffer, dst: Buffer, src_offset: 
     view = memory.bytes.view(_WORDS.get(word, np.dtype(np.uint8)))
     src_tiles, src_base = bases(memory, src, src_offset)
     dst_tiles, dst_base = bases(memory, dst, dst_offset)
+    src_cell, dst_cell, src_at, dst_at = flatten(move.tracks)
     inner = move.tracks[-1]
     _carry(
         view,
-        *(a // s for a, s in zip(flatten(move.tracks), (1, 1, word, word), strict=True)),
+        src_cell,
+        dst_cell,
+        src_at // word,
+        dst_at // word,
         inner.src_cell,
         inner.dst_cell,
         inner.src_at // word,

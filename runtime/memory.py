@@ -9,12 +9,21 @@ from ipucc.diagnostics import error
 from ipucc.program.model import Buffer
 from ipucc.target import Target
 
-__all__ = ["TileMemory"]
+__all__ = ["TileMemory", "lazy_bytes"]
 
 # One offset on all tiles would fall into the same cache sets if the row pitch were a multiple of a page.
 _PITCH_PAD = 64
 # Words are at most 16 bytes wide in the exchange kernels: their reads may not leave the mapping.
 _GUARD = 4096
+
+
+def lazy_bytes(size: int) -> NDArray[np.uint8]:
+    """Zeros whose pages are taken when they are first touched."""
+    area = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # Huge pages would make the whole machine resident for a program that uses a few bytes per tile.
+        area.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(area, np.uint8)
 
 
 class TileMemory:
@@ -27,11 +36,7 @@ class TileMemory:
         self.tiles = target.tiles
         self.tile_bytes = target.tile_bytes
         self.pitch = target.tile_bytes + _PITCH_PAD
-        self._map = mmap.mmap(-1, self.tiles * self.pitch + _GUARD)
-        if hasattr(mmap, "MADV_NOHUGEPAGE"):
-            # Huge pages would make the whole machine resident for a program that uses a few bytes per tile.
-            self._map.madvise(mmap.MADV_NOHUGEPAGE)
-        self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.bytes = lazy_bytes(self.tiles * self.pitch + _GUARD)
 
     def base(self, buffer: Buffer, tiles: NDArray[np.integer], offset: int) -> NDArray[np.int64]:
         """Address in `bytes` of the buffer's first byte on each tile. Raises IPU0507 outside of tile memory."""

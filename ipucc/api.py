@@ -163,6 +163,7 @@ class Executable:
         return self._engines.setdefault(False, Engine(self.program))
 
     def _checked_engine(self) -> Engine:
+        # Loads what moves numbers (numba), which a run for timing does without.
         from ipucc.runtime.checked import checked_engine
 
         return checked_engine(self.program)

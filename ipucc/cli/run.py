@@ -72,9 +72,9 @@ def run_command(
 def _check(executable: "Executable", result: "Result", arrays: "Mapping[str, Array]", model: str) -> "Check":
     from ipucc.oracle import check
 
-    return check(
-        result.outputs, arrays, model, precision=str(executable.manifest.get("precision", "model")), flops=result.flops
-    )
+    precision, dims = str(executable.manifest.get("precision", "model")), executable.manifest.get("dims")
+    sizes = {str(k): v for k, v in dims.items() if isinstance(v, int)} if isinstance(dims, dict) else {}
+    return check(result.outputs, arrays, model, precision=precision, dims=sizes, flops=result.flops)
 
 
 def _save(outputs: "Mapping[str, Array]", path: str) -> None:

@@ -35,6 +35,7 @@ from ipucc.pass_manager import (
     parse_pipeline,
     run_pipeline,
 )
+from ipucc.passes.plan.pays import sparsity_pays
 from ipucc.passes.plan.place import Placement, Solver, place
 from ipucc.passes.plan.problem import build_problem
 from ipucc.passes.program.allocate import allocate
@@ -126,12 +127,13 @@ def graph_pipeline(options: CompileOptions) -> str:
         text = options.passes
     else:
         text = DEFAULT_PIPELINE
-        if options.block is not None or options.density is not None:
-            block = 16 if options.block is None else options.block
-            density = 0.1 if options.density is None else options.density
-            text += f",sparsify{{block={block},density={density},when=always}}"
     if options.precision == "fp16" and "precision" not in text:
         text += ("," if text else "") + "precision{to=fp16}"
+    if options.passes is None and (options.block is not None or options.density is not None):
+        block = 16 if options.block is None else options.block
+        density = 0.1 if options.density is None else options.density
+        # Behind the precision, so that a prediction of what sparsity buys is made for the types that run.
+        text += f",sparsify{{block={block},density={density},when=always}}"
     return text
 
 
@@ -175,8 +177,12 @@ def optimise_model(
             if on_pass is not None:
                 on_pass(event.name, event.timing.seconds)
 
+    def pays(node: ir.Node, blocks: Sequence[tuple[int, int]], block: tuple[int, int]) -> tuple[bool, str]:
+        chip = target if target is not None else load_target(options.target)
+        return sparsity_pays(node, blocks, block, chip, _build_options(chip, options))
+
     done = run_pipeline(
-        model, pipeline, context=PassContext(pays=None), print_after=print_after, stream=stream, dump=dump,
+        model, pipeline, context=PassContext(pays=pays), print_after=print_after, stream=stream, dump=dump,
         on_event=heard,
     )  # fmt: skip
     return Optimised(model, str(pipeline), seconds, done.remarks)
@@ -239,10 +245,14 @@ def stage_text(compiled: Compiled, stage: str) -> str:
     return print_program(compiled.program)
 
 
+def _build_options(target: Target, options: CompileOptions) -> BuildOptions:
+    return BuildOptions(target, "float16" if options.partials == "fp16" else "float32")
+
+
 def schedule_model(model: ir.Model, target: Target, options: CompileOptions) -> TileGraph:
     """The tile graph of a model behind the graph passes. Raises CompileError with every node that cannot be lowered."""
     problems = unsupported_nodes(model, supported)
-    build = BuildOptions(target, "float16" if options.partials == "fp16" else "float32")
+    build = _build_options(target, options)
     try:
         graph = build_tile_graph(model, build)
     except CompileError as failure:

@@ -122,7 +122,8 @@ class _Check:
         found = "nothing that a source has"
         for name, source in values.items():
             if source is not None and (source == held).any():
-                found = f"element {tuple(np.argwhere(source == held)[0].tolist())} of {name} {buffers[int(name[1:])].name!r}, or one like it"
+                index = tuple(np.argwhere(source == held)[0].tolist())
+                found = f"element {index} of {name} {buffers[int(name[1:])].name!r}, or one like it"
                 break
         return error(
             "IPU0902",

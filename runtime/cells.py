@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from ipucc.codelets.base import Array
 from ipucc.dtypes import compute_type, storage_type
+from ipucc.halves import narrow, widen
 from ipucc.program.model import Binding, Buffer
 from ipucc.runtime.memory import TileMemory
 from ipucc.tiles.layout import Layout
@@ -44,6 +45,9 @@ def load(memory: TileMemory, buffer: Buffer, tiles: NDArray[np.integer], binding
         memory.bytes, (memory.tiles * memory.pitch - layout.slot_bytes + 1, layout.slot_bytes), (1, 1), writeable=False
     )[at]
     cells = raw.view(kind).reshape(tiles.size, *layout.storage)
+    if kind == np.float16:
+        # As one contiguous run, before anything is re-ordered.
+        cells = widen(cells)
     if not layout.shape:
         return cells.reshape(tiles.size, -1)[:, 0].astype(compute_type(buffer.dtype))
     # [T, G, others.., g] -> [T, others.. with (G, g) at the grain dimension], cut to the largest cell
@@ -52,7 +56,7 @@ def load(memory: TileMemory, buffer: Buffer, tiles: NDArray[np.integer], binding
     moved = np.moveaxis(moved, -1, d + 2)
     shape = moved.shape[: d + 1] + (moved.shape[d + 1] * moved.shape[d + 2],) + moved.shape[d + 3 :]
     dense = moved.reshape(shape)
-    dense = dense[(slice(None),) * (d + 1) + (slice(0, layout.cell[d]),)].astype(compute_type(buffer.dtype))
+    dense = dense[(slice(None),) * (d + 1) + (slice(0, layout.cell[d]),)].astype(compute_type(buffer.dtype), copy=False)
     return _mask(dense, layout, binding.cells[part], binding.fill)
 
 
@@ -88,8 +92,11 @@ def image(buffer: Buffer, cells: NDArray[np.integer], dense: Array) -> NDArray[n
     layout = buffer.layout
     kind = storage_type(buffer.dtype)
     dense = _fitted(dense, layout.cell)
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = dense.astype(kind)
+    if kind == np.float16 and dense.dtype == np.float32:
+        rounded: Array = narrow(dense)
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded = dense.astype(kind, copy=not dense.flags.writeable)
     if not layout.shape:
         out = np.zeros((cells.size, *layout.storage), kind)
         out.reshape(cells.size, -1)[:, 0] = rounded.reshape(cells.size)

@@ -52,7 +52,7 @@ def to_storage(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     """`array` as it is stored, rounded once. OverflowError when an integer does not fit its 32 bits."""
     kind = STORAGE[name]
     if name in ("int64", "uint64") and array.size and array.dtype != kind:
-        info = np.iinfo(kind)
+        info = np.iinfo(np.int32 if name == "int64" else np.uint32)
         if int(array.max()) > info.max or int(array.min()) < info.min:
             raise OverflowError(f"a value of type {name} does not fit the 32 bits that a tile holds")
     with np.errstate(over="ignore", invalid="ignore"):

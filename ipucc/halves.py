@@ -35,16 +35,16 @@ def _truncate(typing_context: Any, value: Any) -> Any:
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def _widen(source: NDArray[np.uint16], target: NDArray[np.float32]) -> None:
     for i in range(source.size):
-        target[i] = _extend(source[i])
+        target[i] = _extend(source[i])  # type: ignore[call-arg, unused-ignore]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def _narrow(source: NDArray[np.float32], target: NDArray[np.uint16]) -> None:
     for i in range(source.size):
-        target[i] = _truncate(source[i])
+        target[i] = _truncate(source[i])  # type: ignore[call-arg, unused-ignore]
 
 
-def widen(halves: NDArray[np.float16]) -> NDArray[np.float32]:
+def widen(halves: NDArray[Any]) -> NDArray[np.float32]:
     """The same values as float32."""
     flat = np.ascontiguousarray(halves).view(np.uint16).reshape(-1)
     out = np.empty(flat.size, np.float32)
@@ -52,7 +52,7 @@ def widen(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     return out.reshape(halves.shape)
 
 
-def narrow(values: NDArray[np.float32]) -> NDArray[np.float16]:
+def narrow(values: NDArray[Any]) -> NDArray[np.float16]:
     """The values rounded to float16, to the nearest and to even on a tie; too large ones become infinite."""
     flat = np.ascontiguousarray(values).reshape(-1)
     out = np.empty(flat.size, np.uint16)

@@ -57,7 +57,7 @@ def _cast(x: Array, source: str, to: str) -> Array:
     if to not in STORAGE:
         raise error("IPU0203", f"Cast to {to} is not supported", op="Cast")
     if to == "bool":
-        return x != 0
+        return np.asarray(x != 0)
     kind = STORAGE[to]
     if kind.kind in "iu" and x.dtype.kind == "f":
         # Through 64 bits: numpy leaves the wrap-around of a direct cast to the platform.
@@ -66,7 +66,7 @@ def _cast(x: Array, source: str, to: str) -> Array:
     return stored.astype(compute_type(to), copy=False)
 
 
-def _attr(call: Call, name: str) -> float:
+def _attr(call: Call, name: str) -> np.float32:
     return np.float32(cast(float, call.attr(name)))
 
 
@@ -88,8 +88,8 @@ def _softplus(x: Array) -> Array:
 def _gelu(call: Call, x: Array) -> Array:
     if call.attr("approximate") == "tanh":
         inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-        return np.float32(0.5) * x * (1 + np.tanh(inner))
-    return np.float32(0.5) * x * (1 + _erf(x * np.float32(np.sqrt(0.5))))
+        return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)))
+    return np.asarray(np.float32(0.5) * x * (1 + _erf(x * np.float32(np.sqrt(0.5)))))
 
 
 def _div(x: Array, y: Array) -> Array:
@@ -108,8 +108,8 @@ def _mod(call: Call, x: Array, y: Array) -> Array:
 
 def _pow(x: Array, y: Array) -> Array:
     if x.dtype.kind in "iu":
-        return np.power(x.astype(np.float64), y).astype(np.int64)
-    return np.power(x, y.astype(x.dtype))
+        return np.asarray(np.power(x.astype(np.float64), y), np.int64)
+    return np.asarray(np.power(x, y.astype(x.dtype)))
 
 
 def _clip(x: Array, low: Array | None = None, high: Array | None = None) -> Array:

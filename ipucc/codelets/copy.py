@@ -34,8 +34,8 @@ def spanned(shape: tuple[int, ...], src: tuple[int, ...]) -> int | None:
 class Copy(Codelet):
     """A tensor of shape `shape` over axes d0, d1, ... put together from parts of other tensors.
 
-    Each part is (source shape, its grain dimension, groups); a group is (source dimensions, destination dimensions, index), as in
-    `ipucc.tiles.view`, index None for the identity. Elements that no part has become `gap`.
+    Each part is (source shape, its grain dimension, groups); a group is (source dimensions, destination dimensions,
+    index), as in `ipucc.tiles.view`, index None for the identity. Elements that no part has become `gap`.
     """
 
     shape: tuple[int, ...]

@@ -103,11 +103,11 @@ class Builder:
         """Row-major reshape."""
         return ref if tuple(shape) == ref.shape else self.view(ref, View.reshape(ref.shape, shape))
 
-    def fail(self, id: str, message: str, **kw: Sequence[str]) -> CompileError:
+    def fail(self, id: str, message: str, *, help: Sequence[str] = ()) -> CompileError:
         """An error that names the node being lowered."""
         node = self._node
         name = origin(node)[0] if node is not None else None
-        return error(id, message, node=name, op=node.op_type if node is not None else None, **kw)
+        return error(id, message, node=name, op=node.op_type if node is not None else None, help=help)
 
     def _weight(self, value: ir.Value) -> Ref:
         if value.const_value is None or value.name is None:
@@ -189,8 +189,8 @@ class Builder:
         """An input or weight as a tensor of its own in the shape in which it is read: the host applies the view."""
         old = self.graph.tensors[ref.sources[0].tensor]
         view = ref.sources[0].view if old.view is None else old.view.then(ref.sources[0].view)
-        # A small constant that several ops share is written for each of them: its bytes are few, an exchange is not, and
-        # layers that share a bias stay alike.
+        # A small constant that several ops share is written for each of them: its bytes are few, an exchange is not,
+        # and layers that share a bias stay alike.
         small = old.kind == "weight" and prod(ref.shape) * itemsize(ref.dtype) <= _SMALL_BYTES
         own = len(self.graph.ops) if small else -1
         key = (old.key, own, ref.shape, grain_dim, *((g.src, g.dst, g.index.tobytes()) for g in view.groups))

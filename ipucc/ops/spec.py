@@ -26,7 +26,8 @@ AxisKind = Literal["parallel", "reduce", "whole"]
 @dataclass(frozen=True)
 class Axis:
     """One axis of an iteration space. `parallel` axes may be cut freely, cutting a `reduce` axis leaves partials,
-    a `whole` axis is never cut over tiles. Cuts fall on multiples of `grain`. A `pinned` axis has one index per cell."""
+    a `whole` axis is never cut over tiles. Cuts fall on multiples of `grain`. A `pinned` axis has one index per cell.
+    """
 
     name: str
     size: int

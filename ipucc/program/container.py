@@ -31,6 +31,7 @@ _ALIGN: Final = 64
 _PADDING_TAG: Final = 0xD935
 _ZIP64_FROM: Final = 1 << 31
 _MAX_ENTRIES: Final = 16
+_MAX_DIRECTORY: Final = 1 << 16
 _MAX_NAME: Final = 64
 _UTF8: Final = 0x800
 
@@ -71,10 +72,11 @@ def write_archive(path: Path, entries: Iterable[tuple[str, int, Writer]]) -> Non
         raise error("IPU0508", f"the result cannot be written: {reason}", where=str(path)) from problem
 
 
-def read_archive(path: Path, limits: Mapping[str, int]) -> dict[str, Bytes]:
+def read_archive(path: Path, limits: Mapping[str, int], marker: str) -> dict[str, Bytes]:
     """The entries of a stored zip as read-only arrays mapped from the file, their checksums verified.
 
-    `limits` gives the names that may occur and the largest size of each. Raises IPU0501 for a file that cannot be
+    `limits` gives the names that may occur and the largest size of each; a zip without an entry `marker` is of another
+    format. Raises IPU0501 for a file that cannot be
     opened, IPU0502 for another format, IPU0503 for damage and IPU0505 for what the reader does not take.
     """
     where = str(path)
@@ -87,7 +89,7 @@ def read_archive(path: Path, limits: Mapping[str, int]) -> dict[str, Bytes]:
         raise error("IPU0501", f"the program cannot be opened: {reason}", where=where) from problem
     if content[:4].tobytes() != b"PK\x03\x04":
         raise error("IPU0502", "the file is no ipucc program (no zip file)", where=where)
-    return _Reader(content, where, limits).entries()
+    return _Reader(content, where, limits).entries(marker)
 
 
 class _Reader:
@@ -98,8 +100,10 @@ class _Reader:
         self.where = where
         self.limits = limits
 
-    def entries(self) -> dict[str, Bytes]:
+    def entries(self, marker: str) -> dict[str, Bytes]:
         count, start, size = self._directory()
+        if marker.encode() not in self.content[start : start + min(size, _MAX_DIRECTORY)].tobytes():
+            raise error("IPU0502", f"the file is no ipucc program (it has no {marker})", where=self.where)
         found: dict[str, Bytes] = {}
         taken: list[tuple[int, int]] = []
         at = start

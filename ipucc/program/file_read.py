@@ -96,10 +96,7 @@ def load_manifest(path: str | Path) -> Mapping[str, object]:
 
 
 def _entries(path: str | Path) -> dict[str, Bytes]:
-    entries = read_archive(Path(path), _LIMITS)
-    if "manifest.json" not in entries:
-        raise error("IPU0502", "the file is no ipucc program (it has no manifest.json)", where=str(path))
-    return entries
+    return read_archive(Path(path), _LIMITS, "manifest.json")
 
 
 def _manifest(entries: Mapping[str, Bytes], where: str) -> Field:

@@ -10,8 +10,10 @@ reach. Sources of the figures: the machine files.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ipucc.dtypes import itemsize
 from ipucc.program.model import (
@@ -32,8 +34,8 @@ from ipucc.target import Target
 from ipucc.tiles.intersect import Ints, pairs
 
 __all__ = [
-    "ExchangeTime", "StepTime", "Transfers", "best_order", "compute_cycles", "copy_time", "exchange_time", "program_times",
-    "step_time", "transfers",
+    "ExchangeTime", "StepTime", "Transfers", "best_order", "compute_cycles", "copy_time", "exchange_time",
+    "program_times", "step_time", "transfers",
 ]  # fmt: skip
 
 
@@ -201,7 +203,7 @@ def _timed(moved: Transfers, step: Exchange, buffers: list[Buffer], target: Targ
     hears = moved.receivers >= 0
     to = moved.receivers[hears]
 
-    def received(weights: Ints) -> Ints:
+    def received(weights: NDArray[Any]) -> NDArray[Any]:
         return np.bincount(to, weights=np.broadcast_to(weights[:, None], hears.shape)[hears], minlength=tiles)
 
     lanes = np.bincount(moved.sender, weights=busy, minlength=tiles)
@@ -239,4 +241,4 @@ def _paired(listeners: Ints, target: Target) -> Ints:
         tiles = np.pad(tiles, ((0, 0), (1, 0)), constant_values=-1)
     low, high = tiles[:, 0::2], tiles[:, 1::2]
     whole = ((low == -1) & (high == -1)) | ((low % 2 == 0) & (high == low + 1))
-    return (whole.all(axis=1) & (count % 2 == 0)).astype(np.int64)
+    return np.asarray(whole.all(axis=1) & (count % 2 == 0), np.int64)

@@ -143,8 +143,8 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
         src_cell += cell * strides[d]
         src_at += src.positions(d, index - lo[cell])
     order = np.lexsort((dst_at, src_cell, dst_cell))
-    columns = [a[order] for a in (src_cell, dst_cell, src_at, dst_at)]
-    return _sequences(*columns, tail=tail[order], itemsize=src.itemsize if carries else 0)
+    size = src.itemsize if carries else 0
+    return _sequences(src_cell[order], dst_cell[order], src_at[order], dst_at[order], tail[order], size)
 
 
 def _sequences(

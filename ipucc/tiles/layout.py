@@ -49,12 +49,12 @@ class Layout:
     @property
     def grid(self) -> tuple[int, ...]:
         """Number of cells along every dimension."""
-        return self.tiles.shape[:-1]
+        return tuple(self.tiles.shape[:-1])
 
     @property
     def replicas(self) -> int:
         """How many tiles hold each cell."""
-        return self.tiles.shape[-1]
+        return int(self.tiles.shape[-1])
 
     @property
     def grain(self) -> int:

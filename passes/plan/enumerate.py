@@ -147,8 +147,8 @@ def _price(
         if a.kind == "reduce":
             reduce = reduce * split[a.name]
     cell = np.ones(count, np.int64)
-    for a in op.result.axes:
-        cell = cell * n[a]
+    for name in op.result.axes:
+        cell = cell * n[name]
     whole = np.broadcast_to(op.codelet.cycles(n, target), count).astype(np.int64)
     compute, moved, phases = whole, np.zeros(count), np.ones(count, np.int64)
     temp = np.broadcast_to(op.codelet.temp_bytes(n, target), count).astype(np.int64)

@@ -85,10 +85,10 @@ def grid_of(op: TileOp, plan: Plan) -> Grid:
     tiles = np.arange(prod(shape), dtype=np.int32).reshape(shape)
     if plan.serial is None:
         return Grid(tuple(names), cells, tiles)
-    axis, rounds = plan.serial
-    cells[axis] = nested_cut(cells[axis], rounds, op.axis(axis).grain)
-    tiles = np.repeat(tiles, rounds, axis=names.index(axis))
-    return Grid(tuple(names), cells, tiles, axis, rounds)
+    serial, rounds = plan.serial
+    cells[serial] = nested_cut(cells[serial], rounds, op.axis(serial).grain)
+    tiles = np.repeat(tiles, rounds, axis=names.index(serial))
+    return Grid(tuple(names), cells, tiles, serial, rounds)
 
 
 def _arrange(grid: Grid, axes: Sequence[str | None], values: Ints) -> Ints:

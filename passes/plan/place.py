@@ -72,7 +72,8 @@ def _too_large(graph: TileGraph, problem: Problem, cap: int) -> CompileError:
         node=op.origin[0] if op.origin else op.name,
         op=op.kind,
         notes=[
-            f"weights {resident:,} B, live tensors {sum(s for s, _ in alive):,} B, temporaries {here.temp:,} B",
+            f"weights and inputs {resident:,} B, live tensors {sum(s for s, _ in alive):,} B, "
+            f"temporaries {here.temp:,} B",
             f"largest live tensors: {tensors}",
         ],
         help=[

@@ -29,9 +29,9 @@ def allocate(program: Program, start: int) -> Allocation:
     """Offsets from `start` upwards; the caller compares the peak with the memory of a tile."""
     live = liveness(program)
     ids = np.flatnonzero(live[:, 0] >= 0)
-    size = np.asarray([-(-program.buffers[b].nbytes // GRAIN_BYTES) * GRAIN_BYTES for b in ids], np.int64)
+    size = np.asarray([-(-program.buffers[b].nbytes // GRAIN_BYTES) * GRAIN_BYTES for b in ids.tolist()], np.int64)
     held = np.zeros((ids.size, program.target.tiles), np.float32)
-    for i, b in enumerate(ids):
+    for i, b in enumerate(ids.tolist()):
         held[i, program.buffers[b].layout.used_tiles] = 1
     first, last = live[ids, 0], live[ids, 1]
     conflict = (held @ held.T) > 0
@@ -51,8 +51,8 @@ def allocate(program: Program, start: int) -> Allocation:
             best = peak, offsets
     assert best is not None
     out = [0] * len(program.buffers)
-    for i, b in enumerate(ids.tolist()):
-        out[b] = start + int(best[1][i])
+    for i, root in enumerate(ids.tolist()):
+        out[root] = start + int(best[1][i])
     for b, buffer in enumerate(program.buffers):
         if buffer.alias >= 0:
             out[b] = out[buffer.alias] + buffer.alias_offset

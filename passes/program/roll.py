@@ -95,9 +95,9 @@ class _Roller:
         for j in range(r.count):
             mapping: dict[int, int] = {}
             for i in range(r.period):
-                a = _buffers(steps[r.start + i])
-                b = _buffers(steps[r.start + j * r.period + i])
-                for x, y in zip(a, b, strict=True):
+                formal = _buffers(steps[r.start + i])
+                actual = _buffers(steps[r.start + j * r.period + i])
+                for x, y in zip(formal, actual, strict=True):
                     for p, q in ((x, y), (self._root(x), self._root(y))):
                         if mapping.setdefault(p, q) != q:
                             return False
@@ -109,17 +109,17 @@ class _Roller:
         merged: dict[int, int] = {}
         stacked: list[list[int]] = []
         for b in body:
-            actual = [m[b] for m in rounds]
-            if all(x == b for x in actual):
+            stands_for = [m[b] for m in rounds]
+            if all(x == b for x in stands_for):
                 continue
             inside = all(
                 all(r.start + j * r.period <= s < r.start + (j + 1) * r.period for s in users[x])
-                for j, x in enumerate(actual)
+                for j, x in enumerate(stands_for)
             )
             if inside:
-                merged.update(dict.fromkeys(actual[1:], b))
-            elif len(set(actual)) == r.count:
-                stacked.append(actual)
+                merged.update(dict.fromkeys(stands_for[1:], b))
+            elif len(set(stands_for)) == r.count:
+                stacked.append(stands_for)
             else:
                 return False
         handed = self._handed_on(r, stacked, users)
@@ -230,22 +230,22 @@ class _Roller:
                     buffers[number[b]].alias = number[root]
         renumber = {b: number[self.merged.get(b, b)] for b in range(len(old.buffers))}
         steps: list[Step] = []
-        at = 0
+        here = 0
         by_start = {r.start: r for r in loops}
-        while at < len(old.steps):
-            r = by_start.get(at)
+        while here < len(old.steps):
+            r = by_start.get(here)
             if r is None:
-                steps.append(_renumbered(old.steps[at], renumber))
-                at += 1
+                steps.append(_renumbered(old.steps[here], renumber))
+                here += 1
                 continue
-            body = tuple(_renumbered(s, renumber) for s in old.steps[at : at + r.period])
+            body = tuple(_renumbered(s, renumber) for s in old.steps[here : here + r.period])
             carry = self._carry(self.carries[r.start], body, renumber)
             body = (*body, *carry)
             moving = {roots[self.place[b][0]]: old.buffers[b].nbytes for b in self.strided[r.start]}
             used = {b for s in body for b in _buffers(s)}
             strides = {b: moving[buffers[b].alias] for b in sorted(used) if buffers[b].alias in moving}
             steps.append(Repeat(r.count, body, strides))
-            at = r.stop
+            here = r.stop
         used = {b for s in steps for b in (x for part in touched(s, old.functions) for x in part)}
         return _without_unused(old, buffers, steps, used)
 

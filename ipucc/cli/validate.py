@@ -17,13 +17,16 @@ def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, 
     """Say everything that keeps a model from being compiled, or check a program file.
 
     A model (.onnx) is imported and goes through the default passes; every node that cannot be lowered is
-    listed. A program (.ipux) is read and held against the rules of the verifier.
+    listed. A program (.ipux) is read and held against the rules of the verifier, and every exchange is run
+    once to see that it brings every element to its place.
     """
     if is_program(file):
         from ipucc.program.file import load_program
+        from ipucc.runtime.fingerprint import check_exchanges
 
         program = load_program(file)
-        show(f"{file}: sound, {len(program.steps):,} steps for {program.target.name}")
+        count = check_exchanges(program)
+        show(f"{file}: sound, {len(program.steps):,} steps for {program.target.name}, {count:,} exchanges checked")
         return
     from ipucc.compiler import CompileOptions, optimise_model, schedule_model
     from ipucc.pass_manager import count_nodes

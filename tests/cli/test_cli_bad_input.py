@@ -2,12 +2,16 @@
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from ipucc.program.file import load_program, save_program
+from ipucc.program.model import Exchange
 
 FLOAT = TensorProto.FLOAT
 
@@ -214,6 +218,22 @@ def test_a_flipped_byte_is_noticed(ipucc, program, tmp_path):
         done = ipucc("validate", tmp_path / "bad.ipux")
         assert done.exit_code in (0, 1), done.output  # 0: a byte of padding
         assert "IPU0901" not in done.output
+
+
+def test_validate_sees_data_that_goes_to_the_wrong_place(ipucc, program, tmp_path):
+    """Two tiles get each other's data: every address and every byte count is right."""
+    changed = load_program(program)
+    exchanges = [i for i, step in enumerate(changed.steps) if isinstance(step, Exchange)]
+    step = changed.steps[exchanges[0]]
+    move = step.moves[0]
+    at = next(i for i, t in enumerate(move.tracks) if len(set(t.dst_cell.tolist())) == len(t.dst_cell) > 1)
+    cells = move.tracks[at].src_cell.copy()
+    cells[[0, 1]] = cells[[1, 0]]
+    tracks = list(move.tracks)
+    tracks[at] = replace(tracks[at], src_cell=cells)
+    changed.steps[exchanges[0]] = replace(step, moves=(replace(move, tracks=tuple(tracks)), *step.moves[1:]))
+    save_program(changed, tmp_path / "bad.ipux")
+    assert step.name in refused(ipucc("validate", tmp_path / "bad.ipux"), 1, "IPU0902")
 
 
 # Inputs of a run

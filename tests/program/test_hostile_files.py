@@ -1,4 +1,4 @@
-"""Files that are damaged or made to harm: each ends in a diagnostic, none in a traceback, a hang or a large allocation."""
+"""Files that are damaged or made to harm: each ends in a diagnostic, none in a traceback or a hang."""
 
 import json
 import struct
@@ -117,9 +117,10 @@ def test_encrypted_linked_and_doubled_entries(good: Path, tmp_path: Path) -> Non
     encrypted[at + 8] |= 1
     (tmp_path / "a").write_bytes(encrypted)
     assert ids_of(tmp_path / "a") == {"IPU0505"}
-    with zipfile.ZipFile(tmp_path / "b", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+    with zipfile.ZipFile(tmp_path / "b", "w") as archive:
         archive.writestr("manifest.json", "{}")
-        archive.writestr("manifest.json", "{}")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("manifest.json", "{}")
     assert ids_of(tmp_path / "b") == {"IPU0503"}
 
 
@@ -348,6 +349,17 @@ def test_header_sizes_that_lie(good: Path, tmp_path: Path) -> None:
 # At random
 
 
+def read_or_refused(path: Path) -> Program | None:
+    """The program of a file, None where it is refused as files are refused; everything else that is raised is."""
+    refused: tuple[str, ...] = ()
+    try:
+        return load_program(path)
+    except CompileError as problem:
+        refused = tuple(d.id for d in problem.diagnostics)
+    assert all(id.startswith("IPU05") for id in refused)
+    return None
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=3))
 def test_flipped_bytes_never_pass_unnoticed(good: Path, tmp_path: Path, flips: list[tuple[float, int]]) -> None:
@@ -355,10 +367,8 @@ def test_flipped_bytes_never_pass_unnoticed(good: Path, tmp_path: Path, flips: l
     for where, mask in flips:
         data[min(len(data) - 1, int(where * len(data)))] ^= mask
     (tmp_path / "p.ipux").write_bytes(data)
-    try:
-        program = load_program(tmp_path / "p.ipux")
-    except CompileError as problem:
-        assert all(d.id.startswith("IPU05") for d in problem.diagnostics)
+    program = read_or_refused(tmp_path / "p.ipux")
+    if program is None:
         return
     # Bytes that mean nothing (versions of the tool that packed it, access rights): the program is the same one.
     save_program(program, tmp_path / "q.ipux")
@@ -382,10 +392,8 @@ def test_changes_with_right_checksums_are_refused_or_run(
     at = min(len(data) - 1, int(where * len(data)))
     data[at : at + len(patch)] = patch
     write(tmp_path / "p.ipux", entries | {entry: bytes(data)})
-    try:
-        program = load_program(tmp_path / "p.ipux")
-    except CompileError as problem:
-        assert all(d.id.startswith("IPU05") for d in problem.diagnostics)
+    program = read_or_refused(tmp_path / "p.ipux")
+    if program is None:
         return
     print_program(program)
     Engine(program, timing_only=True).run({})

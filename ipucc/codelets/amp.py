@@ -51,7 +51,7 @@ def amp_1x1(groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, part
     def inner(zero: int) -> Counts:
         slow = _rows_1x1(most, zero, kind, common, units) - saved
         fast = np.where(least > 0, _rows_1x1(least, zero, kind, common, units) - saved, 0)
-        # A worker with fewer rows can be the dearer one (poplibs' table has 2 rows above 3). It then sets the pace alone;
+        # A worker with fewer rows can be dearer (poplibs' table has 2 rows above 3). It then sets the pace alone;
         # that is how 16 rows come out nearest to the measurement (409 cycles, 402 measured).
         return np.asarray(np.where(fast > slow, w * fast, np.maximum(w * slow, w * fast + 14)), np.int64)
 

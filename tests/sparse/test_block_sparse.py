@@ -1,0 +1,91 @@
+"""Block-sparse matmul end to end: the numbers of the masked dense layer, whatever the block, shape and type."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import ipucc
+from ipucc.codelets.sparse import BlockSparse
+from ipucc.ops.sparse import deal
+from ipucc.program.model import Compute, walk
+
+
+def layer(m: int, k: int, n: int, seed: int = 0) -> onnx.ModelProto:
+    rng = np.random.default_rng(seed)
+    weight = (rng.standard_normal((k, n)) / np.sqrt(k)).astype(np.float32)
+    bias = rng.standard_normal(n).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], name="fc"),
+        helper.make_node("Add", ["p", "b"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "layer",
+        [helper.make_tensor_value_info("x", 1, [m, k])], [helper.make_tensor_value_info("y", 1, [m, n])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def masked(model: onnx.ModelProto, block: int, density: float) -> onnx.ModelProto:
+    """The layer with all but the blocks of largest L1 norm set to zero."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    weight = numpy_helper.to_array(out.graph.initializer[0]).copy()
+    k, n = weight.shape
+    rows, cols = -(-k // block), -(-n // block)
+    padded = np.zeros((rows * block, cols * block))
+    padded[:k, :n] = np.abs(weight)
+    score = padded.reshape(rows, block, cols, block).sum(axis=(1, 3)).reshape(-1)
+    keep = np.zeros(score.size, bool)
+    keep[np.argsort(-score, kind="stable")[: max(1, round(score.size * density))]] = True
+    mask = np.kron(keep.reshape(rows, cols), np.ones((block, block)))[:k, :n]
+    out.graph.initializer[0].CopyFrom(numpy_helper.from_array((weight * mask).astype(np.float32), "w"))
+    return out
+
+
+@pytest.mark.parametrize("block", [16, 8, 4])
+@pytest.mark.parametrize("shape", [(64, 128, 96), (33, 70, 50), (7, 40, 200)])
+@pytest.mark.parametrize(("precision", "limit"), [("model", 1e-4), ("fp16", 2e-2)])
+def test_numbers_of_the_masked_layer(block, shape, precision, limit):
+    model = layer(*shape)
+    exe = ipucc.compile(model, block=block, density=0.3, precision=precision, solver="greedy")
+    steps = walk(exe.program.steps, exe.program.functions)
+    assert any(isinstance(s, Compute) and isinstance(s.codelet, BlockSparse) for s in steps)
+    x = np.random.default_rng(1).standard_normal(shape[:2]).astype(np.float32)
+    want = ReferenceEvaluator(masked(model, block, 0.3)).run(None, {"x": x})[0]
+    got = exe.run({"x": x}).outputs["y"]
+    assert np.abs(got - want).max() <= limit * np.abs(want).max()
+
+
+def test_runs_are_equal_and_cover_every_block():
+    rng = np.random.default_rng(2)
+    keep = np.flatnonzero(rng.random(40 * 30) < 0.2)
+    rows, cols = np.divmod(keep, 30)
+    runs = deal(rows, cols, 37)
+    assert np.ptp(np.diff(runs.start)) <= 1
+    assert sorted(runs.order.tolist()) == list(range(keep.size))
+    for r in range(37):
+        for i in range(runs.start[r], runs.start[r + 1]):
+            block = runs.order[i]
+            assert runs.rows[runs.row_start[r] + runs.place[i]] == rows[block]
+            assert runs.columns[r, runs.slot[i]] == cols[block]
+
+
+def test_a_large_sparse_layer_is_faster_than_dense():
+    model = layer(512, 1024, 1024)
+    dense = ipucc.compile(model, precision="fp16", solver="greedy").cycles.total
+    sparse = ipucc.compile(model, precision="fp16", block=16, density=0.1, solver="greedy").cycles.total
+    assert sparse < 0.6 * dense
+
+
+def test_a_layer_where_it_does_not_pay_stays_dense_and_says_why():
+    model = layer(256, 256, 256)
+    exe = ipucc.compile(model, passes="clean-up,fuse,sparsify{block=4,density=0.9,when=pays}")
+    steps = walk(exe.program.steps, exe.program.functions)
+    assert not any(isinstance(s, Compute) and isinstance(s.codelet, BlockSparse) for s in steps)
+    reasons = [r for r in exe.remarks if r.id == "IPU0411"]
+    assert len(reasons) == 1
+    assert "cycles" in reasons[0].message

@@ -103,7 +103,9 @@ def _positions(
     table = np.arange(int(np.prod([result[d] for d in dst], dtype=np.int64))) if index is None else np.asarray(index)
     source = table[linear] if dst else np.broadcast_to(table[0], linear.shape)
     inside = inside & (source >= 0)
-    coords = np.unravel_index(np.maximum(source, 0), [shape[s] for s in src]) if src else ()
+    # Flattened: numpy's unravel_index is wrong for large arrays whose last dimension is 1.
+    flat = np.maximum(source, 0).reshape(-1)
+    coords = [c.reshape(source.shape) for c in np.unravel_index(flat, [shape[s] for s in src])] if src else []
     axes = tuple(range(1, 1 + rank))
     out = []
     followed = spanned(shape, src) if dst else None

@@ -380,7 +380,9 @@ def _copy_dims(view: View) -> tuple[DimMap, ...]:
             continue
         rows = g.index.reshape(view.dst[g.dst[0]], -1)
         gap = rows < 0
-        coords = np.unravel_index(np.maximum(rows, 0), [view.src[s] for s in g.src]) if g.src else ()
+        # Flattened: numpy's unravel_index is wrong for large arrays whose last dimension is 1.
+        flat = np.maximum(rows, 0).reshape(-1)
+        coords = [c.reshape(rows.shape) for c in np.unravel_index(flat, [view.src[s] for s in g.src])] if g.src else []
         followed = spanned(view.src, g.src)
         for s, c in zip(g.src, coords, strict=True):
             if s != followed:

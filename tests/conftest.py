@@ -1,0 +1,53 @@
+"""What tests of several folders share: the models that ipucc is developed against, machine files, models from text."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+MachineFile = Callable[..., Path]
+ModelOf = Callable[..., onnx.ModelProto]
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """The folder of the models that ipucc is developed against; tests skip where it is not there."""
+    found = Path(__file__).parents[1] / "../shared/models"
+    if not found.is_dir():
+        pytest.skip("the folder of models is not there")
+    return found.resolve()
+
+
+@pytest.fixture(scope="session")
+def machine_file(tmp_path_factory: pytest.TempPathFactory) -> MachineFile:
+    """Writes a machine file: the GC200 with other figures, as in `machine_file(tiles=16, phase_cycles=32)`."""
+
+    def write(**figures: float) -> Path:
+        path = tmp_path_factory.mktemp("machine") / "machine.toml"
+        path.write_text("".join(['base = "gc200"\n', *(f"{key} = {value}\n" for key, value in figures.items())]))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def model_of() -> ModelOf:
+    """Makes a model from the text of its graph and the shapes (or arrays) of its weights.
+
+    Weights without values are drawn from multiples of 1/64, the same for the same seed.
+    """
+
+    def make(
+        text: str, weights: Mapping[str, tuple[int, ...] | np.ndarray] | None = None, seed: int = 0
+    ) -> onnx.ModelProto:
+        model = parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]>\n{text}')
+        rng = np.random.default_rng(seed)
+        for name, given in (weights or {}).items():
+            values = given if isinstance(given, np.ndarray) else (rng.integers(-64, 65, given) / 64).astype(np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(values, name))
+        return model
+
+    return make

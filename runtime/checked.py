@@ -68,6 +68,7 @@ class TagChecker(Observer):
     _owner: NDArray[np.int32] = field(default_factory=lambda: np.full(_LAST_TAG + 1, -1, np.int32))
     _places: dict[Place, int] = field(default_factory=dict)
     _floors: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    _read: set[int] = field(default_factory=set)
     _masks: dict[tuple[object, ...], NDArray[np.bool_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,6 +85,7 @@ class TagChecker(Observer):
             self._tags = lazy_bytes(memory.bytes.size // 2).view(np.uint16)
         self.run += 1
         self._floors.clear()
+        self._read.clear()
 
     def host_write(self, engine: Engine, step: HostWrite, offsets: Sequence[int]) -> None:
         """The whole buffer is a new version, on all its tiles."""
@@ -109,10 +111,12 @@ class TagChecker(Observer):
             for m in step.moves:
                 if m.dst == dst and m.tracks:
                     self._carry(memory, step, m, offsets, tag)
-            complete = self._cover.written(step, dst).words is None
-            # Of several exchanges that fill a buffer together the first begins the new version.
-            if dst not in least and (complete or self._facts.writers[dst][0] is step):
+            place = self._place(dst, offsets)
+            # Exchanges fill a buffer together as long as nobody reads it; the first behind a read begins a new version.
+            begins = place not in self._floors or place in self._read
+            if dst not in least and (begins or self._cover.written(step, dst).words is None):
                 self._floor(dst, offsets)[:] = tag
+            self._read.discard(place)
 
     def compute(self, engine: Engine, step: Compute, offsets: Sequence[int]) -> None:
         """Operands must hold what they should, the cells of results become new versions."""
@@ -162,6 +166,7 @@ class TagChecker(Observer):
         """(owner of every tag, who the owner must be, [tiles, slots] oldest valid tags) for reading a buffer."""
         place = self._place(buffer, offsets)
         layout = self.program.buffers[buffer].layout
+        self._read.add(place)
         if place in self._floors:
             floors = self._floors[place]
             if floors.shape[1] != layout.slot_count:

@@ -22,7 +22,11 @@ Place = tuple[int, int, tuple[int, ...]]
 
 
 def reads(facts: Facts, cover: Cover) -> Found:
-    """What is read has been written before: every cell, or every byte where cells are read as others."""
+    """What is read has been written before: every cell, or every byte where cells are read as others.
+
+    Exchanges that write a buffer one after the other, with no read in between, fill it together. The first one behind a
+    read begins a new version, which must be filled again.
+    """
     return _Reads(facts, cover).steps(facts.program.steps, [b.offset for b in facts.buffers])
 
 
@@ -35,6 +39,7 @@ class _Reads:
         self.state: dict[Place, Mask] = {}
         self.spans: dict[int, dict[Place, int]] = {}
         self.words: dict[Place, Mask] = {}
+        self.read: set[Place] = set()
         self.sources: dict[int, NDArray[np.int64]] = {}
         self.full: dict[int, Mask] = {}
 
@@ -61,15 +66,15 @@ class _Reads:
                 yield from self._copies(step, step.outputs, offsets)
 
     def _loop(self, loop: Repeat, offsets: list[int]) -> Iterator[Problem]:
-        """Without strides one iteration tells all; with strides as many as are worth it."""
-        turns = min(loop.count, max(2, _MAX_FOLLOWED // max(1, len(loop.body)))) if loop.strides else 1
+        """Without strides two iterations tell all; with strides as many are followed as are worth it."""
+        turns = min(loop.count, max(2, _MAX_FOLLOWED // max(1, len(loop.body)) if loop.strides else 2))
         for i in range(turns):
             moved = list(offsets)
             for b, stride in loop.strides.items():
                 moved[b] += i * stride
             yield from self.steps(loop.body, moved)
         written = {b for b, steps in self.facts.writers.items() if any(s in loop.body for s in steps)}
-        for i in range(turns, loop.count if turns > 1 else 0):
+        for i in range(turns, loop.count if loop.strides else 0):
             for b in written & loop.strides.keys():
                 moved = list(offsets)
                 moved[b] += i * loop.strides[b]
@@ -93,8 +98,10 @@ class _Reads:
               ) -> Iterator[Problem]:  # fmt: skip
         layout, at = self.facts.buffers[buffer].layout, offsets[buffer]
         root, label = self.facts.root(buffer), self.facts.label(buffer)
-        held = self.state.get((root, at, layout.grid))
+        own = (root, at, layout.grid)
+        held = self.state.get(own)
         if held is not None:
+            self.read.add(own)
             ready = held | ~self._filled(buffer)
             lost = np.flatnonzero(~ready) if cells is None else cells[~ready[cells]]
             if lost.size:
@@ -103,6 +110,7 @@ class _Reads:
         # The bytes were written as cells of another tensor: all of that must be there.
         for place, size in self.spans.get(root, {}).items():
             if place[1] <= at and at + layout.nbytes <= place[1] + size and self.state[place].all():
+                self.read.add(place)
                 return
         yield Problem(f"{name_of(step)} reads {label} before anything is written there")
 
@@ -112,14 +120,17 @@ class _Reads:
         for dst in dict.fromkeys(m.dst for m in step.moves):
             words = self.cover.written(step, dst).words
             held = self._of(dst, offsets)
+            place = (self.facts.root(dst), offsets[dst], self.facts.buffers[dst].layout.grid)
             if words is None:
                 held[:] = True
-            elif not held.all():
-                # Several exchanges fill one buffer: a cell is written once all of its words are.
-                place = (self.facts.root(dst), offsets[dst], self.facts.buffers[dst].layout.grid)
+            elif all(f.buffer != dst for f in step.fills):
+                if place in self.read:
+                    held[:] = False
+                    self.words.pop(place, None)
                 have = self.words.setdefault(place, np.zeros_like(words))
                 have |= words
                 held |= ~(self.cover.needed(dst) & ~have).any(axis=1)
+            self.read.discard(place)
 
     def _copies(self, step: Step, copies: Sequence[tuple[int, int]], offsets: list[int]) -> Iterator[Problem]:
         for a, b in copies:

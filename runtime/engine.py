@@ -165,7 +165,7 @@ class Engine:
                     results = step.codelet.compute(arrays, cells)
                 for b, result in zip(step.results, results, strict=True):
                     store(memory, buffers[b.buffer], tiles, b, part, offsets[b.buffer], result)
-            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+            except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as problem:
                 # The verifier holds sizes against the machine, not the parameters of a codelet against its operands.
                 what = f"compute set {step.name!r}: codelet {step.codelet.name!r}"
                 raise error("IPU0509", f"{what} cannot compute these operands: {problem!r}") from problem

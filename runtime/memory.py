@@ -18,8 +18,11 @@ _GUARD = 4096
 
 
 def lazy_bytes(size: int) -> NDArray[np.uint8]:
-    """Zeros whose pages are taken when they are first touched."""
-    area = mmap.mmap(-1, size)
+    """Zeros whose pages are taken when they are first touched. Raises IPU0505 where there is no room for them."""
+    try:
+        area = mmap.mmap(-1, size)
+    except (OSError, OverflowError, ValueError) as problem:
+        raise error("IPU0505", f"{size:,} bytes of simulated memory cannot be had: {problem}") from problem
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         # Huge pages would make the whole machine resident for a program that uses a few bytes per tile.
         area.madvise(mmap.MADV_NOHUGEPAGE)

@@ -41,7 +41,7 @@ from ipucc.tiles.intersect import Track
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import Group, View
 
-__all__ = ["load_manifest", "load_program"]
+__all__ = ["load_program"]
 
 _LIMITS: Final[dict[str, int]] = {
     "manifest.json": 1 << 24,
@@ -54,7 +54,7 @@ _MAX_RANK: Final = 32
 _MAX_SIZE: Final = 1 << 31
 _MAX_DEPTH: Final = 16
 _MAX_COUNT: Final = 1 << 31
-_MAX_WORK: Final = 1 << 28
+_MAX_WORK: Final = 1 << 26
 """Array elements that all references of `program.json` together may lead to, so that work is bounded."""
 
 T = TypeVar("T")
@@ -88,11 +88,6 @@ def load_program(path: str | Path) -> Program:
     )
     verify_program(program, where)
     return program
-
-
-def load_manifest(path: str | Path) -> Mapping[str, object]:
-    """What the file says about itself, without reading the program. Raises like `load_program`."""
-    return _plain_table(_manifest(_entries(path), str(path)))
 
 
 def _entries(path: str | Path) -> dict[str, Bytes]:

@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from ipucc.diagnostics import CompileError
 from ipucc.program.facts import Facts, Found, Problem, name_of
 from ipucc.program.model import Binding, Call, Compute
 from ipucc.program.timing import compute_cycles
@@ -72,7 +73,11 @@ def codelets(facts: Facts) -> Found:
     for step in facts.computes:
         try:
             cycles = compute_cycles(step, facts.target)
-        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+        except CompileError as problem:
+            # The text of a fused expression, for one, is read when it is used.
+            yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r}: {problem.diagnostics[0].message}")
+            continue
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as problem:
             yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r} cannot count its cycles: {problem!r}")
             continue
         if cycles.shape != step.tiles.shape or (cycles.size and int(cycles.min()) < 0):

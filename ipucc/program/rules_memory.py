@@ -16,6 +16,8 @@ _MAX_EXECUTED = 1 << 22
 _MAX_EXPANDED = 1 << 18
 _MAX_DEPTH = 64
 _CHUNK = 1 << 16
+_MAX_BUFFERS = 1 << 15
+_MAX_HELD = 1 << 30
 
 
 def structure(facts: Facts) -> Found:
@@ -171,12 +173,15 @@ def aliases(facts: Facts) -> Found:
 def overlaps(facts: Facts) -> Found:
     """Two buffers that are live in the same step do not share bytes of a tile."""
     ids = np.flatnonzero(facts.live[:, 0] >= 0)
-    span = np.array([facts.reach[i] for i in ids.tolist()], np.int64).reshape(-1, 2)
-    live = facts.live[ids]
-    held = np.zeros((ids.size, facts.target.tiles), bool)
+    if ids.size > _MAX_BUFFERS or ids.size * facts.target.tiles > _MAX_HELD:
+        yield Problem(f"{ids.size:,} buffers on {facts.target.tiles:,} tiles are too many to check", "IPU0505")
+        return
+    span, live = facts.reach[ids], facts.live[ids]
+    bits = np.zeros((ids.size, -(-facts.target.tiles // 8)), np.uint8)
     for k, i in enumerate(ids.tolist()):
-        held[k, facts.buffers[i].layout.used_tiles] = True
-    bits = np.packbits(held, axis=1)
+        held = np.zeros(facts.target.tiles, bool)
+        held[facts.buffers[i].layout.used_tiles] = True
+        bits[k] = np.packbits(held)
     for k in range(ids.size):
         later = slice(k + 1, None)
         close = (span[later, 0] < span[k, 1]) & (span[k, 0] < span[later, 1])
@@ -187,7 +192,7 @@ def overlaps(facts: Facts) -> Found:
             shared = np.flatnonzero((bits[part] & bits[k]).any(axis=1))
             if shared.size:
                 a, b = int(ids[k]), int(ids[part[shared[0]]])
-                tile = int(np.flatnonzero(held[k] & held[part[shared[0]]])[0])
+                tile = int(np.flatnonzero(np.unpackbits(bits[k] & bits[part[shared[0]]]))[0])
                 moment = max(int(facts.live[a, 0]), int(facts.live[b, 0]))
                 yield Problem(
                     f"{facts.label(a)} and {facts.label(b)} share bytes "

@@ -17,6 +17,8 @@ __all__ = ["reads"]
 _MAX_FOLLOWED: Final = 1 << 12
 """Steps of one loop that are followed one by one; what comes after them is taken to go on as it began."""
 
+_MAX_VISITS: Final = 1 << 18
+
 Place = tuple[int, int, tuple[int, ...]]
 """Root buffer, address, and grid: where cells are written."""
 
@@ -40,11 +42,18 @@ class _Reads:
         self.spans: dict[int, dict[Place, int]] = {}
         self.words: dict[Place, Mask] = {}
         self.read: set[Place] = set()
+        self.visits = 0
         self.sources: dict[int, NDArray[np.int64]] = {}
         self.full: dict[int, Mask] = {}
 
     def steps(self, steps: Sequence[Step], offsets: list[int]) -> Iterator[Problem]:
         for step in steps:
+            self.visits += 1
+            if self.visits > _MAX_VISITS:
+                yield Problem(
+                    f"loops and functions run more than {_MAX_VISITS:,} steps that must be followed", "IPU0505"
+                )
+                return
             if isinstance(step, HostWrite):
                 self._of(step.buffer, offsets)[:] = True
             elif isinstance(step, HostRead):
@@ -69,15 +78,21 @@ class _Reads:
         """Without strides two iterations tell all; with strides as many are followed as are worth it."""
         turns = min(loop.count, max(2, _MAX_FOLLOWED // max(1, len(loop.body)) if loop.strides else 2))
         for i in range(turns):
+            # Copying the offsets counts too: a hostile program has many buffers and many iterations.
+            self.visits += len(offsets) // 64
             moved = list(offsets)
             for b, stride in loop.strides.items():
                 moved[b] += i * stride
             yield from self.steps(loop.body, moved)
-        written = {b for b, steps in self.facts.writers.items() if any(s in loop.body for s in steps)}
-        for i in range(turns, loop.count if loop.strides else 0):
-            for b in written & loop.strides.keys():
-                moved = list(offsets)
-                moved[b] += i * loop.strides[b]
+        body = {id(s) for s in loop.body}
+        written = [b for b in loop.strides if any(id(s) in body for s in self.facts.writers.get(b, ()))]
+        for b in written:
+            moved = list(offsets)
+            for i in range(turns, loop.count):
+                self.visits += 1
+                if self.visits > _MAX_VISITS:
+                    return
+                moved[b] = offsets[b] + i * loop.strides[b]
                 self._of(b, moved)[:] = True
 
     def _of(self, buffer: int, offsets: list[int]) -> Mask:

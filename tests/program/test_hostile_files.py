@@ -226,6 +226,7 @@ PROGRAM: list[tuple[str, tuple[str | int, ...], object, str]] = [
     ("", ("codelets", 0, "dtype"), 7, "IPU0506"),
     ("", ("codelets", 0, "more"), 7, "IPU0506"),
     ("", ("codelets", 0, "batch"), ["no such axis"], "IPU0509"),
+    ("", ("codelets", 1, "expr"), "Relu(" * 200, "IPU0509"),
     ("compute", ("do",), "jump", "IPU0506"),
     ("compute", ("codelet",), 1 << 70, "IPU0506"),
     ("compute", ("results",), [], "IPU0509"),
@@ -275,6 +276,24 @@ def test_functions_without_end(good: Path, tmp_path: Path) -> None:
         document["steps"] += body
 
     assert ids_of(changed(good, tmp_path / "c", "program.json", nested)) == {"IPU0505"}
+
+
+def test_more_buffers_and_iterations_than_can_be_followed(good: Path, tmp_path: Path) -> None:
+    def many(document: Any) -> None:
+        document["buffers"] += [document["buffers"][0] | {"alias": -1, "alias_offset": 0}] * 40_000
+        moves = [[2, b, None, None] for b in range(len(document["buffers"]) - 40_000, len(document["buffers"]))]
+        step = first_step("exchange")(document)
+        step["fills"] = [[b, 0.0] for _, b, _, _ in moves]
+
+    assert ids_of(changed(good, tmp_path / "a", "program.json", many)) == {"IPU0505"}
+
+    def long(document: Any) -> None:
+        body: Any = [step for step in document["steps"] if step["do"] == "exchange"]
+        for _ in range(12):
+            body = [{"do": "repeat", "count": 3, "body": body, "strides": []}] * 1
+        document["steps"][-1:-1] = body * 200
+
+    assert ids_of(changed(good, tmp_path / "b", "program.json", long)) == {"IPU0505"}
 
 
 # Tables

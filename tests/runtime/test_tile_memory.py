@@ -40,6 +40,15 @@ def test_memory_is_zero_and_lazy(target: Target) -> None:
     assert not memory.bytes[:: 1 << 20].any()
 
 
+def test_a_machine_that_is_too_large_to_simulate(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    with pytest.raises(CompileError, match="Cannot allocate memory"):
+        TileMemory(target)
+
+
 @pytest.mark.parametrize("offset", [-16, -1, 256 * 1024 - 15, 1 << 40])
 def test_addresses_outside_of_a_tile_are_refused(offset: int, target: Target) -> None:
     memory = TileMemory(target)

@@ -105,19 +105,27 @@ class Operand:
         low, high = _hull(kind, lo, hi)
         if dim == self.grain_dim:
             grain = max(1, GRAIN_BYTES // itemsize(self.dtype))
-            low, high = low // grain * grain, -(-high // grain) * grain
+            low, high = low // grain * grain, np.where(high > low, -(-high // grain) * grain, low // grain * grain)
         return kind.axis, (low.astype(np.int32), high.astype(np.int32))
 
 
 def _hull(span: Span, lo: NDArray[np.int32], hi: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Per cell the smallest `lo` and the largest `hi` of its indices; an empty interval for an empty cell."""
+    """Per cell the smallest `lo` and the largest `hi` of its indices.
+
+    The interval of an empty cell is empty, and where the next cell begins: cells of rising intervals stay in order.
+    """
     full = np.flatnonzero(hi > lo)
     low, high = np.zeros(lo.size, np.int64), np.zeros(lo.size, np.int64)
     # reduceat takes pairs (first, behind the last); the entries between cells are dropped.
     edges = np.stack([lo[full], np.minimum(hi[full], span.lo.size)], axis=1).reshape(-1)
     low[full] = np.minimum.reduceat(np.append(span.lo, span.lo[-1]), edges)[::2]
     high[full] = np.maximum.reduceat(np.append(span.hi, span.hi[-1]), edges)[::2]
-    return np.minimum(low, high), high
+    low = np.minimum(low, high)
+    if full.size < lo.size:
+        begins = np.append(low[full], high[full[-1:]])
+        empty = np.flatnonzero(hi <= lo)
+        low[empty] = high[empty] = begins[np.searchsorted(full, empty)] if full.size else 0
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ __all__ = [
     "build_problem",
     "gather_home",
     "gatherable",
+    "home_layout",
     "spread_layout",
 ]
 
@@ -232,10 +233,20 @@ class _Maker:
         return list(rows.values())
 
     def _homes(self) -> None:
-        """The first op that reads a host tensor as a whole operand gives it its home; other reads are edges."""
+        """The first op that reads a host tensor as a whole operand gives it its home; other reads are edges.
+
+        What others read from must hold all of the tensor, in order: an op that skips rows is a home for itself alone.
+        """
+        reads: dict[int, int] = {}
+        for op in self.graph.ops:
+            for operand in op.operands:
+                for s in operand.sources:
+                    reads[s.tensor] = reads.get(s.tensor, 0) + 1
         for i, op in enumerate(self.graph.ops):
             for k, operand in enumerate(op.operands):
-                if self._hostable(operand) and operand.sources[0].tensor not in self.home:
+                if not self._hostable(operand) or operand.sources[0].tensor in self.home:
+                    continue
+                if reads[operand.sources[0].tensor] == 1 or _holds_all(operand):
                     self.home[operand.sources[0].tensor] = (i, k)
         for op in self.graph.ops:
             for operand in op.operands:
@@ -358,7 +369,7 @@ class _Maker:
             key = (repr((self.fixed[tensor].shape, self.fixed[tensor].grain_dim)), self.signatures[i], str(k), view_key)
         else:
             j, kk = self.home[tensor]
-            rows = [self._home_layout(j, kk, c) for c in candidates[j]]
+            rows = [home_layout(self.graph.ops[j], kk, c, self.target) for c in candidates[j]]
             key = (self.signatures[j] + str(kk), self.signatures[i], str(k), view_key)
         if key not in self.tables:
             table = np.zeros((len(rows), len(candidates[i])), np.int64)
@@ -372,12 +383,6 @@ class _Maker:
                     table[p, q] = (cost.total if k == 0 else cost.exchange + cost.copy) * rounds
             self.tables[key] = table
         return j, self.tables[key]
-
-    def _home_layout(self, j: int, k: int, cand: Candidate) -> Layout:
-        o = self.graph.ops[j].operands[k]
-        stage = next(st for st in cand.stages if k in st.operands)
-        layout = operand_layout(o, stage.grid)
-        return gather_home(layout, self.target) if cand.plan.gathered and gatherable(layout) else layout
 
     def _last_use(self) -> dict[int, int]:
         last = {op.result.tensor: i for i, op in enumerate(self.graph.ops)}
@@ -395,6 +400,16 @@ def _dim(d: object) -> object:
     if isinstance(d, Span):
         return [d.axis, hashlib.sha256(d.lo.tobytes() + d.hi.tobytes()).hexdigest()]
     return repr(d)
+
+
+def _holds_all(operand: Operand) -> bool:
+    """Whether the cells of an operand, however it is cut, follow each other and leave nothing of the tensor out."""
+    return all(
+        bool(d.lo.size and d.lo[0] <= 0 and d.hi[-1] >= n and (d.lo[1:] <= d.hi[:-1]).all())
+        and bool((np.diff(d.lo) >= 0).all() and (np.diff(d.hi) >= 0).all())
+        for d, n in zip(operand.dims, operand.shape, strict=True)
+        if isinstance(d, Span)
+    )
 
 
 def _identity_of(layout: Layout) -> View:
@@ -439,6 +454,13 @@ def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:
     axes = tuple(f"d{d}" for d in range(len(operand.shape)))
     n = {a: np.full(1, size, np.int64) for a, size in zip(axes, layout.cell, strict=True)}
     return int(Pack(axes).cycles(n, target)[0])
+
+
+def home_layout(op: TileOp, k: int, cand: Candidate, target: Target) -> Layout:
+    """Where a host tensor rests that has its home at operand `k` of an op under a plan."""
+    stage = next(st for st in cand.stages if k in st.operands)
+    layout = operand_layout(op.operands[k], stage.grid)
+    return gather_home(layout, target) if cand.plan.gathered and gatherable(layout) else layout
 
 
 def gatherable(layout: Layout) -> bool:

@@ -118,7 +118,7 @@ def _combined_grid(op: TileOp, grid: Grid, cut: Sequence[str]) -> Grid:
         cells[names[d]] = nested_cut(grid.cells[names[d]], way, _grain(op, op.axis(names[d])))
     used = prod(ways)
     shape = list(tiles.shape[:-1])
-    spread = tiles[..., :used].reshape(*shape, *ways)
+    spread = tiles[..., :used].reshape([*shape, *ways])
     rank = len(names)
     spread = spread.transpose([x for d in range(rank) for x in (d, rank + d)])
     spread = spread.reshape([n * w for n, w in zip(shape, ways, strict=True)])

@@ -11,7 +11,7 @@ from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Operand, TileOp
 from ipucc.passes.plan.grid import Grid, operand_layout
 from ipucc.passes.plan.place import Placement
-from ipucc.passes.plan.problem import Candidate, gather_home, gatherable
+from ipucc.passes.plan.problem import Candidate, gatherable, home_layout
 from ipucc.passes.plan.stages import Stage, partial_operand
 from ipucc.program.model import (
     Binding,
@@ -121,7 +121,7 @@ class _Lowering:
                 bound.append(Binding(b, _cells_of(grid, operand, layout, 1, 0), operand.fill))
                 continue
             layout = operand_layout(operand, grid)
-            b = self._collect(f"{name}.in{k}", operand, layout, full, chosen, i, k, moves, fills)
+            b = self._collect(f"{name}.in{k}", operand, layout, moves, fills)
             if operand.pack_dim is not None:
                 packed = operand_layout(operand, grid, operand.pack_dim)
                 p = self._buffer(f"{name}.packed{k}", operand.dtype, packed)
@@ -152,18 +152,12 @@ class _Lowering:
             return None
         return self._host_tensor(operand.sources[0].tensor, full)
 
-    def _collect(
-        self, name: str, operand: Operand, layout: Layout, full: Layout, chosen: Candidate, i: int, k: int,
-        moves: list[Move], fills: list[Fill],
-    ) -> int:  # fmt: skip
+    def _collect(self, name: str, operand: Operand, layout: Layout, moves: list[Move], fills: list[Fill]) -> int:
         """A buffer that holds the operand: an alias of its source where nothing must move, else a destination."""
         sources = []
         for s in operand.sources:
             if s.tensor not in self.held:
-                t = self.graph.tensors[s.tensor]
-                at_home = self.placement.problem.home.get(s.tensor) == (i, k)
-                home = gather_home(full, self.target) if at_home else self.placement.problem.fixed[s.tensor]
-                self._host_tensor(t.index, home)
+                self._host_tensor(s.tensor, self._home(s.tensor))
             src = self.held[s.tensor]
             sources.append((src, s.view, self._tracks(self.buffers[src].layout, layout, s.view)))
         if len(sources) == 1 and sources[0][1].is_total:
@@ -176,6 +170,14 @@ class _Lowering:
             fills.append(Fill(dst, operand.gap))
         moves.extend(Move(src, dst, tracks, view) for src, view, tracks in sources)
         return dst
+
+    def _home(self, tensor: int) -> Layout:
+        """Where the host writes a tensor: as the op needs it that gives it its home, else spread evenly."""
+        problem = self.placement.problem
+        if tensor not in problem.home:
+            return problem.fixed[tensor]
+        i, k = problem.home[tensor]
+        return home_layout(self.graph.ops[i], k, self.placement.chosen[i], self.target)
 
     def _tracks(self, src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
         # Layouts of candidates are shared between equal ops: the same pair is met once per repeated layer.
@@ -213,7 +215,8 @@ def _in_place(tracks: tuple[Track, ...], src: Layout, dst: Layout) -> bool:
     """Whether every element of `dst` lies on the right tile at the right address already."""
     if not tracks or src.slots is not None or dst.slots is not None or dst.nbytes > src.nbytes or dst.replicas != 1:
         return False
-    if src.replicas != 1:
+    # A tile may have an empty cell of `dst` and no part of `src`.
+    if src.replicas != 1 or not np.isin(dst.used_tiles, src.used_tiles).all():
         return False
     for t in tracks:
         if (t.src_at != t.dst_at).any() or ((t.count > 1) & (t.src_step != t.dst_step)).any():

@@ -84,7 +84,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def try_model(path: Path, row: Row, timed: bool) -> None:
+def try_model(path: Path, row: Row, timed: bool, checked: bool) -> None:
     """Compile, save, load and run one model, and fill in the row."""
     begin = time.perf_counter()
     compiled = ipucc.compile(path, target=row.target, precision=row.precision, dims=DIMS.get(path.stem, {}))
@@ -96,10 +96,10 @@ def try_model(path: Path, row: Row, timed: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "program.ipux"
         compiled.save(file)
-        run_program(ipucc.load(file), path, row, timed)
+        run_program(ipucc.load(file), path, row, timed, checked)
 
 
-def run_program(exe: "ipucc.Executable", path: Path, row: Row, timed: bool) -> None:
+def run_program(exe: "ipucc.Executable", path: Path, row: Row, timed: bool, checked: bool) -> None:
     """Run a loaded program on the inputs that belong to the model and compare."""
     timed = timed or any(weight is None for weight in exe.program.weights.values())
     begin = time.perf_counter()
@@ -108,7 +108,7 @@ def run_program(exe: "ipucc.Executable", path: Path, row: Row, timed: bool) -> N
         row.run_seconds = time.perf_counter() - begin
     else:
         inputs = model_inputs(exe, path)
-        result = exe.run(inputs)
+        result = exe.run(inputs, checked=checked)
         row.run_seconds = time.perf_counter() - begin
         row.simulated, row.bound = result.cycles.total, TOLERANCE[row.precision]
         golden = path.with_suffix(".outputs.npz")
@@ -134,13 +134,14 @@ def model_inputs(exe: "ipucc.Executable", path: Path) -> dict[str, np.ndarray]:
     return read_inputs(exe.inputs, [f"{name}=random:{SEED}" for name, _, _ in exe.inputs], None)
 
 
-def measure(path: Path, name: str, precision: Precision, target: str, timed: bool) -> Row:
+def measure(path: Path, name: str, precision: Precision, target: str, timed: bool, checked: bool) -> Row:
     """The row of one model, whatever happens to it."""
     row = Row(name, precision, target)
     try:
-        try_model(path, row, timed)
+        try_model(path, row, timed, checked)
     except CompileError as refusal:
-        row.status, row.note = "refused", " ".join(dict.fromkeys(d.id for d in refusal.diagnostics))
+        found = dict.fromkeys(d.id for d in refusal.diagnostics)
+        row.status, row.note = "refused", " ".join(found)
         click.echo(str(refusal), err=True)
     except Exception as failure:
         row.status, row.note = "error", type(failure).__name__
@@ -168,10 +169,11 @@ def wrong(row: Row, may_refuse: Sequence[str]) -> bool:
     "--may-refuse", multiple=True, default=("gcn*", "moe_plain*", "lstm_classifier*"), show_default=True,
     help="Files whose refusal is no fault.",
 )  # fmt: skip
+@click.option("--checked", is_flag=True, help="Follow every word of tile memory while running.")
 @click.option("--json", "document", type=click.Path(path_type=Path), help="Write all rows to this file.")
 def main(
     files: tuple[Path, ...], models: Path, targets: tuple[str, ...], precisions: tuple[Precision, ...],
-    timed: tuple[str, ...], may_refuse: tuple[str, ...], document: Path | None,
+    timed: tuple[str, ...], may_refuse: tuple[str, ...], checked: bool, document: Path | None,
 ) -> None:  # fmt: skip
     paths = list(files) or sorted(models.rglob("*.onnx"))
     if not paths:
@@ -183,7 +185,7 @@ def main(
         for target in targets:
             for precision in precisions:
                 only_timed = any(fnmatch(path.name, pattern) for pattern in timed)
-                rows.append(measure(path, name.removesuffix(".onnx"), precision, target, only_timed))
+                rows.append(measure(path, name.removesuffix(".onnx"), precision, target, only_timed, checked))
                 click.echo("  ".join(cell for cell in rows[-1].cells() if cell), err=True)
     bad = [row for row in rows if wrong(row, may_refuse)]
     click.echo(table("", COLUMNS, [row.cells() for row in rows]))

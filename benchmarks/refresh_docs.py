@@ -28,19 +28,20 @@ def output(command: str) -> str:
 @click.command(help=__doc__.split("\n")[0])
 @click.option("--only", default="", help="Only commands that contain this text.")
 def main(only: str) -> None:
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    found = [m["command"] for page in pages for m in _BLOCK.finditer(page.read_text(encoding="utf-8"))]
     printed: dict[str, str] = {}
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for command in dict.fromkeys(c for c in found if only in c):
+        click.echo(f"running {command}", err=True)
+        printed[command] = "\n".join(line.rstrip() for line in output(command).strip("\n").splitlines())
+
+    def fresh(block: re.Match[str]) -> str:
+        text = printed.get(block["command"])
+        return block[0] if text is None else f"{block[1]}\n{text}\n```"
+
+    # Pages are read again: running takes long, and somebody may have written meanwhile.
+    for page in pages:
         before = page.read_text(encoding="utf-8")
-
-        def fresh(block: re.Match[str]) -> str:
-            command = block["command"]
-            if only not in command:
-                return block[0]
-            if command not in printed:
-                click.echo(f"running {command}", err=True)
-                printed[command] = "\n".join(line.rstrip() for line in output(command).strip("\n").splitlines())
-            return f"{block[1]}\n{printed[command]}\n```"
-
         after = _BLOCK.sub(fresh, before)
         if after != before:
             page.write_text(after, encoding="utf-8")

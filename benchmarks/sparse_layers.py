@@ -114,8 +114,9 @@ def masked(network: Network, block: int, density: float) -> onnx.ModelProto:
 
 
 def keep_blocks(dense: np.ndarray, block: int, density: float) -> np.ndarray:
-    """`dense` with the share `density` of its blocks, one at least, and zeros."""
+    """`dense` in fp16 with the share `density` of its blocks, one at least, and zeros; norms are those of fp16."""
     rows, cols = dense.shape
+    dense = dense.astype(np.float16).astype(dense.dtype)
     padded = np.pad(dense, ((0, -rows % block), (0, -cols % block)))
     view = padded.reshape(padded.shape[0] // block, block, -1, block)
     norms = np.abs(view.astype(np.float64)).sum(axis=(1, 3))

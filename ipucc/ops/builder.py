@@ -193,7 +193,7 @@ class Builder:
         # and layers that share a bias stay alike.
         small = old.kind == "weight" and prod(ref.shape) * itemsize(ref.dtype) <= _SMALL_BYTES
         own = len(self.graph.ops) if small else -1
-        key = (old.key, own, ref.shape, grain_dim, *((g.src, g.dst, g.index.tobytes()) for g in view.groups))
+        key = (old.key, own, grain_dim, view.digest)
         if key not in self._hosted_views:
             self._hosted_views[key] = self._tensor(old.name, ref.shape, ref.dtype, old.kind, grain_dim, old.key, view)
         return Ref((Source(self._hosted_views[key], View.identity(ref.shape)),), ref.shape, ref.dtype, ref.gap)
@@ -336,6 +336,10 @@ def _words(view: View, src_grain: int, dst_grain: int, word: int) -> bool:
     if group is None or src_grain not in group.src:
         return False
     shape = [view.dst[d] for d in group.dst]
+    if group.is_identity and group.src[-1] == src_grain and group.dst[-1] == dst_grain:
+        sizes = view.src[src_grain], view.dst[dst_grain]
+        if sizes[0] == sizes[1] or not (sizes[0] % word or sizes[1] % word):
+            return True
     index = np.moveaxis(group.index.reshape(shape), group.dst.index(dst_grain), -1)
     inner = [view.src[d] for d in group.src]
     at = group.src.index(src_grain)
@@ -376,7 +380,7 @@ def _copy_dims(view: View) -> tuple[DimMap, ...]:
     """
     dims: list[DimMap] = [Everything(n) for n in view.src]
     for g in view.groups:
-        if not g.dst or not g.index.size:
+        if not g.dst or not g.size:
             continue
         rows = g.index.reshape(view.dst[g.dst[0]], -1)
         gap = rows < 0

@@ -166,7 +166,7 @@ def _join(
     index = np.full((depth, blocks, bn), -1, np.int64)
     index[nth, column] = (run * width + slot * bn)[:, None] + np.arange(bn)[None, :]
     flat = index.reshape(depth, blocks * bn)[:, :n].reshape(-1)
-    view = View(partials.shape, (depth, m, n), (Group((0, 2), (0, 2), flat), Group((1,), (1,), np.arange(m))))
+    view = View(partials.shape, (depth, m, n), (Group((0, 2), (0, 2), flat), Group((1,), (1,), m)))
     stacked = b.view(partials, view)
     axes = (Axis("d", depth, "whole"), Axis("m", m), Axis("n", n))
     operands = [b.operand(stacked, (Along("d"), Along("m"), Along("n")))]

@@ -221,8 +221,8 @@ class _Body:
             return known
         groups = []
         for g in view.groups:
-            short = g.index.size <= IDENTITY_LIMIT and g.is_identity
-            groups.append([g.src, g.dst, None if short else self.tables.add(g.index), g.index.size])
+            short = g.size <= IDENTITY_LIMIT and g.is_identity
+            groups.append([g.src, g.dst, None if short else self.tables.add(g.index), g.size])
         return self.views.add(view, {"src": view.src, "dst": view.dst, "groups": groups})
 
     def _tracks(self, tracks: tuple[Track, ...]) -> int:

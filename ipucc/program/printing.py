@@ -139,7 +139,7 @@ def _view(view: View) -> str:
         return ""
     order = [d for g in view.groups for d in g.src]
     kind = "reshaped"
-    if not all(g.is_identity and g.index.size == prod(view.src[d] for d in g.src) for g in view.groups):
+    if not all(g.is_identity and g.size == prod(view.src[d] for d in g.src) for g in view.groups):
         digest = hashlib.sha256(b"".join(g.index.astype(np.int64).tobytes() for g in view.groups)).hexdigest()
         kind = f"gathered #{digest[:6]}"
     elif order != sorted(order) or [d for g in view.groups for d in g.dst] != list(range(len(view.dst))):

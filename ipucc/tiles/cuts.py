@@ -7,7 +7,7 @@ that no word of tile memory is shared by two cells; only the last cell may end i
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Cut", "cut_axis", "nested_cut", "useful_parts", "whole"]
+__all__ = ["Cut", "cut_axis", "nested_cut", "owned", "useful_parts", "whole"]
 
 Cut = tuple[NDArray[np.int32], NDArray[np.int32]]
 
@@ -32,6 +32,14 @@ def nested_cut(outer: Cut, parts: int, grain: int = 1) -> Cut:
     edges = lo[:, None] + grains[:, None] * steps[None, :] // parts * grain
     edges = np.minimum(edges, hi[:, None])
     return edges[:, :-1].reshape(-1).astype(np.int32), edges[:, 1:].reshape(-1).astype(np.int32)
+
+
+def owned(cut: Cut) -> Cut:
+    """The cut without overlaps: of an index in several cells (a halo), the last of them is the owner."""
+    lo, hi = cut
+    if lo.size < 2:
+        return cut
+    return lo, np.append(np.minimum(hi[:-1], lo[1:]), hi[-1:])
 
 
 def whole(size: int) -> Cut:

@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from ipucc.tiles.cuts import owned
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import Group, View
 
@@ -46,7 +47,9 @@ class Track:
 
 
 def intersect(src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
-    """The moves that fill `dst` (a layout of `view.dst`) from `src` (a layout of `view.src`, cells disjoint).
+    """The moves that fill `dst` (a layout of `view.dst`) from `src` (a layout of `view.src`).
+
+    An element that several cells of `src` hold comes from the last of them.
 
     Positions of `dst` outside its tensor, and elements without a source, receive nothing. The result is empty when
     nothing moves. Both layouts must have the same item size.
@@ -113,6 +116,10 @@ def _grid_strides(layout: Layout) -> list[int]:
 
 def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
     """All sequences of one group."""
+    if len(group.src) == len(group.dst) == 1 and group.is_identity:
+        quick = _interval_track(src, dst, group.src[0], group.dst[0], carries)
+        if quick is not None:
+            return quick
     dst_cell = np.zeros(1, np.int64)
     dst_at = np.zeros(1, np.int64)
     linear = np.zeros(1, np.int64)
@@ -145,6 +152,56 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
     order = np.lexsort((dst_at, src_cell, dst_cell))
     size = src.itemsize if carries else 0
     return _sequences(src_cell[order], dst_cell[order], src_at[order], dst_at[order], tail[order], size)
+
+
+def _interval_track(src: Layout, dst: Layout, s: int, d: int, carries: bool) -> Track | None:
+    """The track of a dimension that maps to itself, from the overlaps of two cuts, no element listed.
+
+    None where elements must be listed: the dimension holds grains on one side only, or cuts fall inside grains.
+    """
+    n = min(src.shape[s], dst.shape[d])
+    (a, b), (c, e) = owned(src.cuts[s]), dst.cuts[d]
+    low = np.maximum(a[None, :], np.maximum(c, 0)[:, None]).astype(np.int64)
+    high = np.minimum(np.minimum(b[None, :], e[:, None]), n).astype(np.int64)
+    to, of = np.nonzero(high > low)
+    low, high = low[to, of], high[to, of]
+    from_src, from_dst = low - a[of], low - c[to]
+    grained = (s == src.grain_dim, d == dst.grain_dim)
+    cells = of * _grid_strides(src)[s], to * _grid_strides(dst)[d]
+    if not carries:
+        if any(grained):
+            return None
+        one = np.ones(1, np.int64)
+        steps = int(src.positions(s, one)[0]), int(dst.positions(d, one)[0])
+        count = high - low
+        many = count > 1
+        return Track(
+            *cells, src.positions(s, from_src), dst.positions(d, from_dst), count,
+            np.where(many, steps[0], 0), np.where(many, steps[1], 0), np.zeros_like(count),
+        )  # fmt: skip
+    grain = src.grain
+    if not all(grained) or (from_src % grain).any() or (from_dst % grain).any():
+        return None
+    full, rest = (high - low) // grain, (high - low) % grain
+    size = grain * src.itemsize
+    first = np.full(1, grain, np.int64)
+    steps = int(src.positions(s, first)[0]), int(dst.positions(d, first)[0])
+    # Whole grains, then the part of a grain that is left; at the end of both tensors it is moved in whole words.
+    ends = (high == src.shape[s]) & (high == dst.shape[d])
+    tail = rest * src.itemsize
+    tail += np.where(ends, -tail % 4, 0)
+    zero = np.zeros_like(full)
+    parts = [
+        (full > 0, zero, full, np.where(full > 1, steps[0], 0), np.where(full > 1, steps[1], 0), zero + size),
+        (rest > 0, full * grain, zero + 1, zero, zero, tail),
+    ]
+    columns = []
+    for has, skip, count, step_s, step_d, run in parts:
+        at = src.positions(s, from_src + skip), dst.positions(d, from_dst + skip)
+        columns.append([x[has] for x in (*cells, *at, count, step_s, step_d, run)])
+    joined = [np.concatenate(pair) for pair in zip(*columns, strict=True)]
+    order = np.lexsort((joined[3], joined[0], joined[1]))
+    return Track(*(x[order] for x in joined))
 
 
 def _sequences(

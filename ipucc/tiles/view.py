@@ -8,6 +8,8 @@ gather by constant indices and a nearest-neighbour resize are all views, and so 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from math import prod
 
 import numpy as np
@@ -18,18 +20,38 @@ __all__ = ["Group", "View"]
 Index = NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
 class Group:
-    """Some source dimensions, some destination dimensions (both ascending) and the index map between them."""
+    """Some source dimensions, some destination dimensions (both ascending) and the index map between them.
 
-    src: tuple[int, ...]
-    dst: tuple[int, ...]
-    index: Index
+    The commonest map, the identity, is given by its length alone and takes no memory.
+    """
+
+    def __init__(self, src: tuple[int, ...], dst: tuple[int, ...], index: Index | int) -> None:
+        self.src, self.dst = src, dst
+        self.size = index if isinstance(index, int) else index.size
+        identity = isinstance(index, int) or bool(np.array_equal(index, np.arange(index.size)))
+        self._table = None if identity else np.asarray(index, np.int64)
+
+    @property
+    def index(self) -> Index:
+        """For every linear destination index the linear source index, -1 where there is none."""
+        return np.arange(self.size) if self._table is None else self._table
 
     @property
     def is_identity(self) -> bool:
         """Whether linear destination index i is linear source index i (sizes may still differ)."""
-        return bool(np.array_equal(self.index, np.arange(self.index.size)))
+        return self._table is None
+
+    @property
+    def is_total(self) -> bool:
+        """Whether every destination index has a source."""
+        return self._table is None or int(self._table.min()) >= 0
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for groups that map the same dimensions alike."""
+        index = b"" if self._table is None else self._table.tobytes()
+        return sha256(repr((self.src, self.dst, self.size, self.is_identity)).encode() + index).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +62,16 @@ class View:
     dst: tuple[int, ...]
     groups: tuple[Group, ...]
 
+    @cached_property
+    def digest(self) -> str:
+        """Equal for equal views."""
+        return sha256("".join([repr((self.src, self.dst)), *(g.digest for g in self.groups)]).encode()).hexdigest()
+
     @staticmethod
     def identity(shape: Sequence[int]) -> "View":
         """The view of a tensor as itself."""
         dims = tuple(shape)
-        return View(dims, dims, tuple(Group((i,), (i,), np.arange(n)) for i, n in enumerate(dims)))
+        return View(dims, dims, tuple(Group((i,), (i,), n) for i, n in enumerate(dims)))
 
     @staticmethod
     def reshape(src: Sequence[int], dst: Sequence[int]) -> "View":
@@ -53,7 +80,7 @@ class View:
         if prod(a) != prod(b):
             raise ValueError(f"cannot view {a} as {b}")
         if prod(a) == 0:
-            return View(a, b, (Group(tuple(range(len(a))), tuple(range(len(b))), np.arange(0)),))
+            return View(a, b, (Group(tuple(range(len(a))), tuple(range(len(b))), 0),))
         groups = []
         i = j = 0
         while i < len(a) or j < len(b):
@@ -71,14 +98,14 @@ class View:
                 else:
                     right *= b[j]
                     j += 1
-            groups.append(Group(tuple(range(si, i)), tuple(range(sj, j)), np.arange(left)))
+            groups.append(Group(tuple(range(si, i)), tuple(range(sj, j)), left))
         return View(a, b, tuple(groups))
 
     @staticmethod
     def transpose(src: Sequence[int], perm: Sequence[int]) -> "View":
         """`dst[j]` is `src[perm[j]]`, as in numpy."""
         a = tuple(src)
-        groups = tuple(Group((p,), (j,), np.arange(a[p])) for j, p in enumerate(perm))
+        groups = tuple(Group((p,), (j,), a[p]) for j, p in enumerate(perm))
         return View(a, tuple(a[p] for p in perm), groups)
 
     @staticmethod
@@ -88,7 +115,7 @@ class View:
         idx = np.asarray(index, np.int64)
         if idx.size and (idx.max() >= a[dim] or idx.min() < -1):
             raise ValueError(f"index outside dimension {dim} of {a}")
-        groups = tuple(Group((i,), (i,), idx if i == dim else np.arange(n)) for i, n in enumerate(a))
+        groups = tuple(Group((i,), (i,), idx if i == dim else n) for i, n in enumerate(a))
         return View(a, (*a[:dim], idx.size, *a[dim + 1 :]), groups)
 
     @staticmethod
@@ -101,7 +128,7 @@ class View:
             m = b[lead + i]
             if n not in (1, m):
                 raise ValueError(f"cannot broadcast {a} to {b}")
-            groups.append(Group((i,), (lead + i,), np.arange(m) if n == m else np.zeros(m, np.int64)))
+            groups.append(Group((i,), (lead + i,), m if n == m else np.zeros(m, np.int64)))
         return View(a, b, tuple(groups))
 
     @property
@@ -112,7 +139,7 @@ class View:
     @property
     def is_total(self) -> bool:
         """Whether every destination element has a source."""
-        return all(g.index.size == 0 or int(g.index.min()) >= 0 for g in self.groups)
+        return all(g.is_total for g in self.groups)
 
     def then(self, outer: "View") -> "View":
         """The view of a view: `outer` reads the tensor that this view makes."""
@@ -170,9 +197,11 @@ def _compose(first: View, second: View, inner: Sequence[Group], outer: Sequence[
     src = tuple(sorted(d for g in inner for d in g.src))
     dst = tuple(sorted(d for g in outer for d in g.dst))
     if len(inner) == 1 and len(outer) == 1 and inner[0].dst == outer[0].src:
+        if inner[0].is_identity:
+            return Group(src, dst, outer[0].size if outer[0].is_identity else outer[0].index)
+        if outer[0].is_identity:
+            return Group(src, dst, inner[0].index[: outer[0].size])
         idx = outer[0].index
-        if inner[0].index.size == 0:
-            return Group(src, dst, idx)
         return Group(src, dst, np.where(idx >= 0, inner[0].index[np.maximum(idx, 0)], -1))
     shape = [second.dst[d] for d in dst]
     grid = np.indices(shape, dtype=np.int64).reshape(len(shape), -1) if shape else np.zeros((0, 1), np.int64)

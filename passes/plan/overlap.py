@@ -1,5 +1,6 @@
 """What an edge costs: the bytes that must move between two layouts, tile by tile, without listing a transfer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -7,12 +8,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipucc.target import Target
+from ipucc.tiles.cuts import Cut, owned
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import Group, View
 
 __all__ = ["EdgeCost", "Overlaps"]
 
 Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Intervals:
+    """Two cuts of one dimension: cells overlap in intervals, and no table of all pairs is needed.
+
+    `needed` is the size of every destination cell inside the tensor, `given` what every source cell gives to all.
+    """
+
+    src: tuple[Counts, Counts]
+    dst: tuple[Counts, Counts]
+    needed: Counts
+    given: Counts
+
+    @staticmethod
+    def of(src: Cut, dst: Cut, size: int) -> "_Intervals":
+        lo = np.maximum(dst[0], 0).astype(np.int64)
+        hi = np.maximum(np.minimum(dst[1], size), lo)
+        first, behind = owned(src)
+        begin = first.astype(np.int64)
+        end = np.maximum(behind, begin)
+        return _Intervals((begin, end), (lo, hi), hi - lo, _covered(lo, hi, end) - _covered(lo, hi, begin))
+
+    def shared(self, d: Counts, s: Counts) -> Counts:
+        """Elements that destination cells d and source cells s share, pair by pair."""
+        low = np.maximum(self.src[0][s], self.dst[0][d])
+        return np.asarray(np.maximum(np.minimum(self.src[1][s], self.dst[1][d]) - low, 0), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Shared elements of every destination cell (rows) with every source cell (columns), and their sums."""
+
+    table: NDArray[np.int32]
+    needed: Counts
+    given: Counts
+
+    @staticmethod
+    def of(table: NDArray[np.int32]) -> "_Table":
+        return _Table(table, table.sum(axis=1, dtype=np.int64), table.sum(axis=0, dtype=np.int64))
+
+    def shared(self, d: Counts, s: Counts) -> NDArray[np.int32]:
+        """Elements that destination cells d and source cells s share, pair by pair."""
+        return self.table[d, s]
+
+
+def _covered(lo: Counts, hi: Counts, at: Counts) -> Counts:
+    """How many elements of the intervals lo..hi, counted with multiplicity, lie below each position."""
+
+    def below(edges: Counts) -> Counts:
+        ordered = np.sort(edges)
+        sums = np.concatenate([[0], np.cumsum(ordered)])
+        k = np.searchsorted(ordered, at, side="left")
+        return np.asarray(k * at - sums[k], np.int64)
+
+    return below(lo) - below(hi)
 
 
 @dataclass(frozen=True)
@@ -34,7 +92,7 @@ class Overlaps:
     """Edge costs between layouts; per group of a view, the overlaps of two cuts are counted once and kept."""
 
     target: Target
-    _counts: dict[tuple[bytes, ...], Counts] = field(default_factory=dict)
+    _counts: dict[tuple[bytes, ...], _Intervals | _Table] = field(default_factory=dict)
 
     def cost(self, src: Layout, dst: Layout, view: View) -> EdgeCost:
         """Cycles until `dst` holds what it needs of `src` through `view`: bytes at the busiest port over the port's
@@ -43,12 +101,12 @@ class Overlaps:
             return EdgeCost(0, 0, 0)
         tiles = self.target.tiles
         need, sent = np.ones(dst.grid, np.float64), np.ones(src.grid, np.float64)
-        tables = []
+        tables: list[_Intervals | _Table] = []
         for g in view.groups:
             table = self._overlap(src, dst, g)
             tables.append(table)
-            need = need * _spread(table.sum(axis=1), dst.grid, g.dst)
-            sent = sent * _spread(table.sum(axis=0), src.grid, g.src)
+            need = need * _spread(table.needed, dst.grid, g.dst)
+            sent = sent * _spread(table.given, src.grid, g.src)
         item = dst.itemsize
         held = self._local(src, dst, view, tables)
         want = np.broadcast_to(need[..., None], dst.tiles.shape).reshape(-1)
@@ -66,20 +124,27 @@ class Overlaps:
         port = max(moved, send) / rate
         return EdgeCost(ceil(port * self.target.exchange_factor), copy, self.target.phase_cycles)
 
-    def _overlap(self, src: Layout, dst: Layout, g: Group) -> Counts:
-        """[destination cells, source cells] of one group: elements that both hold."""
+    def _overlap(self, src: Layout, dst: Layout, g: Group) -> _Intervals | _Table:
+        """How many elements of one group two cells share, counted once per pair of cuts."""
         key = (
-            g.index.tobytes(),
-            repr([(src.shape[d]) for d in g.src] + [-1] + [dst.shape[d] for d in g.dst]).encode(),
+            g.digest.encode(),
+            repr([src.shape[d] for d in g.src] + [-1] + [dst.shape[d] for d in g.dst]).encode(),
             *(x.tobytes() for d in g.src for x in src.cuts[d]),
             b"|",
             *(x.tobytes() for d in g.dst for x in dst.cuts[d]),
         )
         if key not in self._counts:
-            self._counts[key] = _count(src, dst, g)
+            plain = len(g.src) == len(g.dst) == 1 and g.is_identity and src.shape[g.src[0]] == dst.shape[g.dst[0]]
+            self._counts[key] = (
+                _Intervals.of(src.cuts[g.src[0]], dst.cuts[g.dst[0]], src.shape[g.src[0]])
+                if plain
+                else _Table.of(_count(src, dst, g))
+            )
         return self._counts[key]
 
-    def _local(self, src: Layout, dst: Layout, view: View, tables: list[Counts]) -> NDArray[np.float64]:
+    def _local(
+        self, src: Layout, dst: Layout, view: View, tables: Sequence[_Intervals | _Table]
+    ) -> NDArray[np.float64]:
         """Per destination cell and replica, how many of its elements the tile holds already."""
         total = np.zeros(dst.tiles.size)
         home = np.full((self.target.tiles, src.slot_count), -1, np.int64)
@@ -97,7 +162,7 @@ class Overlaps:
             for g, table in zip(view.groups, tables, strict=True):
                 d = _join([at[i] for i in g.dst], [dst.grid[i] for i in g.dst], to.size)
                 s = _join([where[i] for i in g.src], [src.grid[i] for i in g.src], to.size)
-                share *= table[d, s]
+                share *= table.shared(d, s)
             total += share
         return total
 
@@ -114,7 +179,8 @@ def _spread(per_cell: Counts, grid: tuple[int, ...], dims: tuple[int, ...]) -> N
     return per_cell.reshape(shape).astype(np.float64)
 
 
-def _count(src: Layout, dst: Layout, g: Group) -> Counts:
+def _count(src: Layout, dst: Layout, g: Group) -> NDArray[np.int32]:
+    """[destination cells, source cells]: elements that both hold."""
     cell, linear = np.zeros(1, np.int64), np.zeros(1, np.int64)
     for d in g.dst:
         lo, hi = (x.astype(np.int64) for x in dst.cuts[d])
@@ -135,7 +201,7 @@ def _count(src: Layout, dst: Layout, g: Group) -> Counts:
         at += (np.searchsorted(src.cuts[d][0], index, side="right") - 1) * scale
         scale *= src.grid[d]
     cells = int(np.prod([dst.grid[d] for d in g.dst], dtype=np.int64))
-    return np.bincount(cell * scale + at, minlength=cells * scale).reshape(cells, scale).astype(np.int64)
+    return np.bincount(cell * scale + at, minlength=cells * scale).reshape(cells, scale).astype(np.int32)
 
 
 def _pairs(layout: Layout) -> bool:

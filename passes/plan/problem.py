@@ -357,9 +357,7 @@ class _Maker:
 
     def _edge(self, i: int, k: int, o: Operand, s: Source, candidates: list[list[Candidate]]) -> tuple[int, Table]:
         tensor = s.tensor
-        view_key = hashlib.sha256(
-            b"".join(g.index.tobytes() + repr((g.src, g.dst)).encode() for g in s.view.groups)
-        ).hexdigest()
+        view_key = s.view.digest
         if tensor in self.producer:
             j = self.producer[tensor]
             rows = [c.layout for c in candidates[j]]

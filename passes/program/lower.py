@@ -181,7 +181,7 @@ class _Lowering:
 
     def _tracks(self, src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
         # Layouts of candidates are shared between equal ops: the same pair is met once per repeated layer.
-        key = (id(src), _fingerprint(dst), tuple((g.src, g.dst, g.index.tobytes()) for g in view.groups))
+        key = (id(src), _fingerprint(dst), view.digest)
         if key not in self.moves:
             self.moves[key] = intersect(src, dst, view)
         return self.moves[key]

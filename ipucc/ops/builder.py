@@ -269,7 +269,11 @@ class Builder:
         macs: int = 0,
         sparse_macs: int | None = None,
     ) -> Ref:
-        """Add a tile op; its result as a ref of the shape of `result_axes`. Grains of the axes follow the operands."""
+        """Add a tile op; its result as a ref of the shape of `result_axes`. Grains of the axes follow the operands.
+
+        An op on single elements has an axis of one index, so that every cell has an extent.
+        """
+        axes = axes or (Axis("one", 1, "whole"),)
         by_name = {a.name: a for a in axes}
         shape = tuple(by_name[a].size for a in result_axes)
         grains = {a.name: a.grain for a in axes}

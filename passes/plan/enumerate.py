@@ -24,6 +24,7 @@ __all__ = ["WEIGHT_WORTH_GATHERING", "enumerate_plans"]
 Counts = NDArray[np.int64]
 
 _MAX_COMBINATIONS: Final = 60_000
+_WORD_BYTES: Final = 4
 _SERIAL: Final = (1, 2, 4, 8, 16, 32)
 WEIGHT_WORTH_GATHERING: Final = 256
 
@@ -84,7 +85,7 @@ def _combinations(op: TileOp, target: Target) -> Counts:
     table = np.zeros((1, 0), np.int64)
     product = np.ones(1, np.int64)
     for axis in op.axes:
-        cuttable = axis.kind == "parallel" or (axis.kind == "reduce" and op.partial is not None)
+        cuttable = axis.kind == "parallel" or (axis.kind == "reduce" and _leaves_words(op))
         options = useful_parts(-(-axis.size // axis.grain), target.tiles) if cuttable else np.ones(1, np.int64)
         if axis.pinned:
             options = np.asarray([axis.size])
@@ -95,6 +96,11 @@ def _combinations(op: TileOp, target: Target) -> Counts:
         table = np.concatenate([table[row], options[col][:, None]], axis=1)
         product = grown[row, col]
     return table
+
+
+def _leaves_words(op: TileOp) -> bool:
+    """Whether an op has partials, and an exchange can collect them: single elements must be whole machine words."""
+    return op.partial is not None and (bool(op.result.axes) or itemsize(op.partial_dtype) >= _WORD_BYTES)
 
 
 def _extents(op: TileOp, parts: Counts, serial: str | None, steps: int) -> dict[str, Counts]:

@@ -313,8 +313,8 @@ class _Maker:
             rounds = stage.grid.rounds
             first = stage.grid.round(0)
             n = {a: (hi - lo).astype(np.int64) for a, (lo, hi) in first.cells.items()}
-            cells = np.meshgrid(*[n[a] for a in first.axes], indexing="ij") if first.axes else []
-            full = {a: c.reshape(-1) for a, c in zip(first.axes, cells, strict=True)} or {"": np.ones(1, np.int64)}
+            cells = np.meshgrid(*[n[a] for a in first.axes], indexing="ij")
+            full = {a: c.reshape(-1) for a, c in zip(first.axes, cells, strict=True)}
             cycles += rounds * int(np.max(stage.codelet.cycles(full, self.target)))
             here = int(np.max(stage.codelet.temp_bytes(full, self.target)))
             if stage.takes_partials:
@@ -441,7 +441,7 @@ def _follow(op: TileOp, layout: Layout) -> Plan | None:
         if axis.name not in cells:
             cells[axis.name] = cut_axis(axis.size, 1)
     extra = tuple(a.name for a in op.axes if a.name not in op.result.axes)
-    tiles = layout.tiles[..., 0].reshape(*layout.grid, *([1] * len(extra)))
+    tiles = layout.tiles[..., 0].reshape([*layout.grid, *([1] * len(extra))])
     grid = Grid((*op.result.axes, *extra), cells, tiles)
     parts = tuple((a, cells[a][0].size) for a in grid.axes)
     return Plan(parts, grid=grid)

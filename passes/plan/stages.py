@@ -80,7 +80,7 @@ def _partial_layout(op: TileOp, grid: Grid, cut: Sequence[str], sizes: tuple[int
     ones = {a: (np.arange(n, dtype=np.int32), np.arange(1, n + 1, dtype=np.int32))
             for a, n in zip(cut, sizes, strict=False)}  # fmt: skip
     index = Grid(grid.axes, {**grid.cells, **ones}, grid.tiles, grid.serial, grid.rounds)
-    return result_layout((*cut, *op.result.axes), sizes, op.partial_dtype, len(cut) + op.result.grain_dim, index)
+    return result_layout((*cut, *op.result.axes), sizes, op.partial_dtype, _grain_dim(op, len(cut)), index)
 
 
 def partial_operand(op: TileOp, stage: Stage) -> Operand:
@@ -88,7 +88,12 @@ def partial_operand(op: TileOp, stage: Stage) -> Operand:
     lead = len(stage.result_axes) - len(op.result.axes)
     shape = stage.layout.shape
     dims = tuple(Along(a) for a in stage.result_axes)
-    return Operand((), shape, dims, stage.dtype, lead + op.result.grain_dim)
+    return Operand((), shape, dims, stage.dtype, _grain_dim(op, lead))
+
+
+def _grain_dim(op: TileOp, lead: int) -> int:
+    """The grain dimension of partials with `lead` dimensions before the result's; a result of one element has none."""
+    return lead + op.result.grain_dim if op.result.axes else 0
 
 
 def _combined_grid(op: TileOp, grid: Grid, cut: Sequence[str]) -> Grid:

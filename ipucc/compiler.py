@@ -36,12 +36,9 @@ from ipucc.pass_manager import (
     run_pipeline,
 )
 from ipucc.passes.plan.pays import sparsity_pays
-from ipucc.passes.plan.place import Placement, Solver, place
-from ipucc.passes.plan.problem import build_problem
-from ipucc.passes.program.allocate import allocate
-from ipucc.passes.program.code import CodeSize, code_size
-from ipucc.passes.program.lower import lower
-from ipucc.passes.program.roll import roll
+from ipucc.passes.plan.place import Placement, Solver
+from ipucc.passes.program.code import CodeSize
+from ipucc.passes.program.fit import fit
 from ipucc.program.model import Program
 from ipucc.program.printing import print_program
 from ipucc.program.timing import StepTime, program_times
@@ -272,10 +269,7 @@ def compile_graph(
     remarks: tuple[Diagnostic, ...] = (),
     on_pass: OnPass | None = None,
 ) -> Compiled:
-    """Schedule, plan, place, lower and allocate a graph that the passes have finished with.
-
-    Where addresses do not fit although placement thought so, placement is repeated with less memory, four times.
-    """
+    """Schedule, plan, place, lower and allocate a graph that the passes have finished with, and verify the program."""
     seconds = {} if seconds is None else seconds
 
     def timed(name: str, begin: float) -> None:
@@ -288,42 +282,14 @@ def compile_graph(
     graph = schedule_model(model, target, options)
     timed("schedule", begin)
     begin = time.perf_counter()
-    # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
-    cap = target.usable_bytes - target.tile_bytes // 16
-    problem = build_problem(graph, target, cap, options.keep)
-    timed("plan", begin)
-    for attempt in range(5):
+
+    def ended(name: str) -> None:
+        nonlocal begin
+        timed(name, begin)
         begin = time.perf_counter()
-        placement = place(graph, problem, cap, options.solver, options.effort)
-        timed("place", begin)
-        begin = time.perf_counter()
-        program = roll(lower(graph, placement, target))
-        code = code_size(program, target)
-        timed("lower", begin)
-        begin = time.perf_counter()
-        start = -(-(target.reserved_bytes + code.total) // 16) * 16
-        if target.reserved_bytes + code.total > target.executable_bytes:
-            raise error(
-                "IPU0407",
-                f"code takes {code.total:,} bytes of a tile, {target.executable_bytes:,} of it can hold instructions",
-                notes=[f"exchange code {code.exchange:,} B, vertex states {code.vertices:,} B"],
-                help=["a smaller batch or fewer layers per chip"],
-            )
-        allocation = allocate(program, start)
-        timed("allocate", begin)
-        over = allocation.peak - target.tile_bytes
-        if over <= 0:
-            break
-        if attempt == 4:
-            raise error(
-                "IPU0406",
-                f"the buffers of the fullest tile need {allocation.peak:,} bytes of {target.tile_bytes:,}",
-                help=["--precision fp16", "--block 16 --density 0.25", "a smaller batch"],
-            )
-        cap -= over + target.tile_bytes // 64
-    for buffer, offset in zip(program.buffers, allocation.offsets, strict=True):
-        buffer.offset = offset
-    program.code_bytes = code.total
+
+    fitted = fit(graph, target, options.keep, options.solver, options.effort, ended)
+    program = fitted.program
     begin = time.perf_counter()
     try:
         verify_program(program)
@@ -332,7 +298,7 @@ def compile_graph(
         raise RuntimeError(f"the compiled program breaks a rule of the verifier\n{failure}") from failure
     timed("verify", begin)
     times = tuple(program_times(program))
-    compiled = Compiled(program, model, graph, placement, code, times, seconds, remarks)
+    compiled = Compiled(program, model, graph, fitted.placement, fitted.code, times, seconds, remarks)
     program.manifest.update(_manifest(compiled, options))
     return compiled
 

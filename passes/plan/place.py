@@ -16,9 +16,11 @@ Solver = Literal["cpsat", "greedy"]
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """The chosen candidate of every op, and how good the choice is: status, objective and bound in cycles, gap."""
+    """The chosen candidate of every variable (`choice`) and op (`chosen`), and how good the choice is: status,
+    objective and bound in cycles, gap."""
 
     problem: Problem
+    choice: tuple[int, ...]
     chosen: tuple[Candidate, ...]
     solver: str
     status: str
@@ -32,26 +34,37 @@ class Placement:
         return (self.objective - self.bound) / self.objective if self.objective else 0.0
 
 
-def place(graph: TileGraph, problem: Problem, cap: int, solver: Solver, effort: float) -> Placement:
-    """Plans for all ops within `cap` bytes per tile. Raises IPU0402 (with the fullest step) where there are none."""
-    start = greedy(problem, cap)
+def place(
+    graph: TileGraph, problem: Problem, cap: int, solver: Solver, effort: float, priced: Problem | None = None
+) -> Placement:
+    """Plans for all ops within `cap` bytes per tile. Raises IPU0402 (with the fullest step) where there are none.
+
+    `priced` is the same problem with surcharges, for which the plans are chosen; they are reported at their own cost,
+    and no bound is known then.
+    """
+    searched = problem if priced is None else priced
+    start = greedy(searched, cap)
     choice, status, bound = start, "feasible", 0
     if solver == "cpsat":
-        found = solve(problem, cap, start, effort)
+        found = solve(searched, cap, start, effort)
         status, bound = found.status, found.bound
         if found.status == "infeasible":
             raise _too_large(graph, problem, cap)
         if found.choice is not None and (
-            choice is None or problem.evaluate(found.choice).cycles <= problem.evaluate(choice).cycles
+            choice is None or searched.evaluate(found.choice).cycles <= searched.evaluate(choice).cycles
         ):
             choice = found.choice
         elif choice is not None:
             status = "feasible"
     if choice is None:
         raise _too_large(graph, problem, cap)
+    if priced is not None:
+        status, bound = "feasible", 0
     score = problem.evaluate(choice)
     chosen = tuple(problem.candidates[v][choice[v]] for v in problem.variable)
-    return Placement(problem, chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes)
+    return Placement(
+        problem, tuple(choice), chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes
+    )
 
 
 def _too_large(graph: TileGraph, problem: Problem, cap: int) -> CompileError:

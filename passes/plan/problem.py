@@ -6,8 +6,8 @@ function that prices any choice, whoever made it.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -126,6 +126,24 @@ class Problem:
             if held > peak:
                 peak, at = held, row.op
         return Score(cycles, peak, at)
+
+    def surcharged(self, choice: Sequence[int], charges: Mapping[tuple[int, int], int]) -> "Problem":
+        """The problem with this choice made dearer: `charges` has cycles per (producing, consuming) variable.
+
+        Where no edge joins the two (partials, gathered weights), the consumer's candidate gets the charge.
+        """
+        candidates = [list(c) for c in self.candidates]
+        edges = list(self.edges)
+        for (producer, consumer), cycles in charges.items():
+            joined = [i for i, e in enumerate(edges) if (e.producer, e.consumer) == (producer, consumer)]
+            for i in joined:
+                table = edges[i].table.copy()
+                table[choice[producer] if producer >= 0 else 0, choice[consumer]] += cycles
+                edges[i] = replace(edges[i], table=table)
+            if not joined:
+                old = candidates[consumer][choice[consumer]]
+                candidates[consumer][choice[consumer]] = replace(old, cycles=old.cycles + cycles)
+        return replace(self, candidates=candidates, edges=edges)
 
     def resident(self, choice: Sequence[int]) -> int:
         """Bytes that are held from the first step to the last."""

@@ -31,10 +31,20 @@ from ipucc.tiles.intersect import Track, intersect, pairs
 from ipucc.tiles.layout import Ints, Layout
 from ipucc.tiles.view import View
 
-__all__ = ["lower"]
+__all__ = ["Lowered", "lower"]
 
 
-def lower(graph: TileGraph, placement: Placement, target: Target) -> Program:
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A program without addresses. `op_of` names the op of every exchange (by position in the program's steps) and
+    `made_by` the op that writes a buffer, for those buffers that an op writes."""
+
+    program: Program
+    op_of: dict[int, int]
+    made_by: dict[int, int]
+
+
+def lower(graph: TileGraph, placement: Placement, target: Target) -> Lowered:
     """The steps of a placed graph. Buffers have layouts and no offsets yet; transfers are in their best known order."""
     maker = _Lowering(graph, placement, target)
     return maker.run()
@@ -51,13 +61,15 @@ class _Lowering:
     held: dict[int, int] = field(default_factory=dict)
     orders: dict[tuple[object, ...], str] = field(default_factory=dict)
     moves: dict[tuple[object, ...], tuple[Track, ...]] = field(default_factory=dict)
+    made_by: dict[int, int] = field(default_factory=dict)
+    exchanges: dict[int, int] = field(default_factory=dict)
 
-    def run(self) -> Program:
+    def run(self) -> Lowered:
         for i, op in enumerate(self.graph.ops):
             self._op(i, op, self.placement.chosen[i])
         for out in self.graph.outputs:
             self.steps.append(HostRead(out.name, self.held[out.source.tensor], out.source.view, out.gap))
-        return Program(
+        program = Program(
             self.target,
             self.buffers,
             [*self.writes, *self.steps],
@@ -65,6 +77,8 @@ class _Lowering:
             [(o.name, o.dtype, o.shape) for o in self.graph.outputs],
             dict(self.graph.weights),
         )
+        shift = len(self.writes)
+        return Lowered(program, {at + shift: op for at, op in self.exchanges.items()}, self.made_by)
 
     def _buffer(self, name: str, dtype: str, layout: Layout, alias: int = -1) -> int:
         self.buffers.append(Buffer(name, dtype, layout, alias=alias))
@@ -84,6 +98,7 @@ class _Lowering:
         for stage in chosen.stages:
             name = op.name + stage.suffix
             result = self._buffer(name, stage.dtype, stage.layout)
+            self.made_by[result] = i
             shared: dict[int, tuple[int, Layout]] = {}
             for turn in range(stage.grid.rounds):
                 self._round(i, op, chosen, stage, name, turn, result, partials, shared)
@@ -132,6 +147,7 @@ class _Lowering:
             bound.append(Binding(b, _cells_of(grid, operand, layout, 1, 0), operand.fill))
         label = name if stage.grid.rounds == 1 else f"{name}.{turn}"
         if moves or fills:
+            self.exchanges[len(self.steps)] = i
             self.steps.append(self._ordered(Exchange(f"{label}.exchange", tuple(moves), tuple(fills))))
         for b, p, operand in packs:
             self.steps.append(self._pack(f"{label}.pack", grid, operand, b, p))

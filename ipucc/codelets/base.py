@@ -7,7 +7,7 @@ once and the simulator for the plan that was chosen, of one and the same functio
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -94,11 +94,6 @@ def codelet_from_json(data: Mapping[str, object]) -> Codelet:
     """The codelet that `to_json` described. KeyError for an unknown name, TypeError for parameters that do not fit."""
     params = {k: v for k, v in data.items() if k != "name"}
     return _REGISTRY[str(data["name"])].from_json(params)
-
-
-def codelet_names() -> Iterable[str]:
-    """Names of all registered codelets, ascending."""
-    return sorted(_REGISTRY)
 
 
 def per_worker(work: Counts, target: Target) -> Counts:

@@ -58,7 +58,8 @@ class StepTime:
 
 @dataclass(frozen=True, eq=False)
 class Transfers:
-    """The transfers of one exchange: per transfer the sender, its bytes, fragments, and all receiving tiles.
+    """The transfers of one exchange: per transfer the sender, its bytes, fragments, and all receiving tiles. A run of
+    more than the longest send counts as several fragments.
 
     `receivers` is [transfers, most receivers], padded with -1. `paired` marks transfers that move at the pair rate.
     `local_bytes` counts, per tile, the bytes that stay on it and are copied.
@@ -99,7 +100,7 @@ def transfers(moves: tuple[Move, ...], buffers: list[Buffer], target: Target) ->
         sc = dc = np.zeros(1, np.int64)
         size = runs = np.ones(1, np.int64)
         for t in move.tracks:
-            a, b, n, f = pairs(t)
+            a, b, n, f = pairs(t, 4 * target.max_send_words)
             sc, dc = (sc[:, None] + a[None, :]).reshape(-1), (dc[:, None] + b[None, :]).reshape(-1)
             size, runs = (size[:, None] * n[None, :]).reshape(-1), (runs[:, None] * f[None, :]).reshape(-1)
         holders = src.tiles.reshape(-1, src.replicas).astype(np.int64)

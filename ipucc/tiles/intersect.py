@@ -74,16 +74,18 @@ def intersect(src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
     return _fold(outer, inner)
 
 
-def pairs(track: Track) -> tuple[Ints, Ints, Ints, Ints]:
+def pairs(track: Track, longest: int | None = None) -> tuple[Ints, Ints, Ints, Ints]:
     """(source cell, destination cell, elements or bytes, fragments) per distinct pair of cells of a track.
 
-    The third array counts bytes for the track that carries data and indices otherwise; the fourth counts runs.
+    The third array counts bytes for the track that carries data and indices otherwise; the fourth counts runs, or the
+    pieces of at most `longest` bytes that they are sent in.
     """
     width = int(track.dst_cell.max(initial=0)) + 1
     keys, inverse = np.unique(track.src_cell * width + track.dst_cell, return_inverse=True)
     weight = track.count * np.maximum(track.run, 1)
     size = np.bincount(inverse, weights=weight, minlength=keys.size).astype(np.int64)
-    runs = np.bincount(inverse, weights=track.count, minlength=keys.size).astype(np.int64)
+    pieces = track.count if longest is None else track.count * np.maximum(1, -(-track.run // longest))
+    runs = np.bincount(inverse, weights=pieces, minlength=keys.size).astype(np.int64)
     return keys // width, keys % width, size, runs
 
 

@@ -203,9 +203,7 @@ class NumbersDiffer(CompileError):
 
 
 _CLASSES: dict[str, type[CompileError]] = {
-    **dict.fromkeys(
-        ("IPU0401", "IPU0402", "IPU0403", "IPU0404", "IPU0405", "IPU0406", "IPU0407"), DoesNotFit
-    ),
+    **dict.fromkeys(("IPU0401", "IPU0402", "IPU0403", "IPU0404", "IPU0405", "IPU0406", "IPU0407"), DoesNotFit),
     "IPU0607": NumbersDiffer,
 }
 

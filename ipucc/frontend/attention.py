@@ -69,12 +69,8 @@ def _refuse(node: ir.Node) -> str | None:
     shapes = [shape for value in operands if value is not None and (shape := _shape(value)) is not None]
     ranks = {len(shape) for shape in shapes}
     if len(ranks) != 1 or not ranks <= {3, 4}:
-        return (
-            f"query, key and value must all have rank 3 or all rank 4, they have {[list(s) for s in shapes]}"
-        )
-    if ranks == {3} and not (
-        node.attributes.get_int("q_num_heads", 0) and node.attributes.get_int("kv_num_heads", 0)
-    ):
+        return f"query, key and value must all have rank 3 or all rank 4, they have {[list(s) for s in shapes]}"
+    if ranks == {3} and not (node.attributes.get_int("q_num_heads", 0) and node.attributes.get_int("kv_num_heads", 0)):
         return "operands of rank 3 need the attributes q_num_heads and kv_num_heads"
     if (_input(node, 4) is None) != (_input(node, 5) is None):
         return "past_key and past_value must be given together"
@@ -85,9 +81,7 @@ def _refuse(node: ir.Node) -> str | None:
     sizes = _sizes(node)
     if sizes.kv_heads == 0 or sizes.heads % sizes.kv_heads:
         return f"{sizes.heads} query heads cannot share {sizes.kv_heads} key heads evenly"
-    if ranks == {3} and (
-        shapes[0][2] % sizes.heads or shapes[1][2] % sizes.kv_heads or shapes[2][2] % sizes.kv_heads
-    ):
+    if ranks == {3} and (shapes[0][2] % sizes.heads or shapes[1][2] % sizes.kv_heads or shapes[2][2] % sizes.kv_heads):
         return "the hidden sizes are no multiples of the numbers of heads"
     mask = _input(node, 3)
     mask_shape = _shape(mask) if mask is not None else None
@@ -126,9 +120,7 @@ class _Writer:
     def op(self, op_type: str, *inputs: ir.Value, **attributes: int | float | Sequence[int]) -> ir.Value:
         self.count += 1
         name = f"{self.prefix}/{op_type}_{self.count}"
-        made = ir.node(
-            op_type, list(inputs), attributes, name=name, metadata_props={ORIGIN: describe(self.node)}
-        )
+        made = ir.node(op_type, list(inputs), attributes, name=name, metadata_props={ORIGIN: describe(self.node)})
         made.outputs[0].name = name
         self.graph.insert_before(self.node, made)
         return made.outputs[0]
@@ -138,9 +130,7 @@ class _Writer:
         name = f"{self.prefix}/constant_{self.count}"
         dtype = dtype or ir.DataType.from_numpy(array.dtype)
         tensor = ir.tensor(array.astype(dtype.numpy()), dtype, name=name)
-        value = ir.Value(
-            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(dtype), const_value=tensor
-        )
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(dtype), const_value=tensor)
         self.graph.register_initializer(value)
         return value
 

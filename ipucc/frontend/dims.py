@@ -77,9 +77,7 @@ class _Binder:
         self.shapes[name] = sizes
         if value.shape is None:
             return
-        declared = (
-            f'input "{name}" has the shape {value.shape} in the model, {list(sizes)} does not agree with it'
-        )
+        declared = f'input "{name}" has the shape {value.shape} in the model, {list(sizes)} does not agree with it'
         if len(value.shape) != len(sizes):
             self.report("IPU0111", declared)
             return

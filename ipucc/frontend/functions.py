@@ -153,7 +153,5 @@ def _fill_defaults(node: ir.Node, schema: OpSchema) -> None:
 def _type_proto(value: ir.Value | None) -> onnx.TypeProto:
     if value is None or value.dtype is None:
         return onnx.TypeProto()
-    shape = (
-        [dim if isinstance(dim, int) else None for dim in value.shape] if value.shape is not None else None
-    )
+    shape = [dim if isinstance(dim, int) else None for dim in value.shape] if value.shape is not None else None
     return onnx.helper.make_tensor_type_proto(value.dtype, shape)

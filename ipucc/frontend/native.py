@@ -17,6 +17,4 @@ NATIVE_OPS: frozenset[str] = frozenset(
 )
 
 # Functions whose bodies would not help: random numbers, sequences, and loops that inference cannot size.
-NEVER_INLINED: frozenset[str] = frozenset(
-    ["Attention", "Bernoulli", "LinearAttention", "Range", "SequenceMap"]
-)
+NEVER_INLINED: frozenset[str] = frozenset(["Attention", "Bernoulli", "LinearAttention", "Range", "SequenceMap"])

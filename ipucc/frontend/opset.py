@@ -52,9 +52,7 @@ def convert_opset(model: ir.Model) -> ir.Model:
     if version >= WORKING_OPSET:
         return model
     remembered = origins(model)
-    hidden = [
-        node for node in model.graph.all_nodes() if node.domain == "" and not _known(node.op_type, version)
-    ]
+    hidden = [node for node in model.graph.all_nodes() if node.domain == "" and not _known(node.op_type, version)]
     for node in hidden:
         node.domain = _HIDDEN
     model.graph.opset_imports[_HIDDEN] = 1

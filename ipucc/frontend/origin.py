@@ -45,9 +45,7 @@ def set_origins(model: ir.Model, remembered: Mapping[str, str]) -> None:
         if ORIGIN in node.metadata_props:
             continue
         users = [use.node for value in node.outputs for use in value.uses()]
-        producers = [
-            producer for v in node.inputs if v is not None and (producer := v.producer()) is not None
-        ]
+        producers = [producer for v in node.inputs if v is not None and (producer := v.producer()) is not None]
         for neighbour in (*users, *producers):
             if found := neighbour.metadata_props.get(ORIGIN):
                 node.metadata_props[ORIGIN] = found

@@ -81,8 +81,7 @@ def _set_type(value: ir.Value, form: onnx.TypeProto) -> None:
         value.type = ir.TensorType(ir.DataType(form.tensor_type.elem_type))
     if form.tensor_type.HasField("shape"):
         value.shape = ir.Shape(
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
-            for dim in form.tensor_type.shape.dim
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in form.tensor_type.shape.dim
         )
 
 

@@ -77,9 +77,7 @@ def _is_identity(node: ir.Node) -> bool:
         return False
     if node.op_type == "Identity":
         return len(node.inputs) == 1
-    if node.op_type != "Dropout" or any(
-        value.uses() or value.is_graph_output() for value in node.outputs[1:]
-    ):
+    if node.op_type != "Dropout" or any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
         return False
     mode = node.inputs[2] if len(node.inputs) > 2 else None
     if mode is None:

@@ -153,10 +153,7 @@ class _Checker:
         count = math.prod(tensor.dims)
         name = TensorProto.DataType.Name(tensor.data_type)
         if tensor.HasField("raw_data"):
-            bits = (
-                _SUB_BYTE_BITS.get(name)
-                or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            )
+            bits = _SUB_BYTE_BITS.get(name) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
             found, wanted, unit = len(tensor.raw_data), -(-count * bits // 8), "bytes"
         else:
             found, unit = len(getattr(tensor, _FIELDS.get(tensor.data_type, "int32_data"))), "numbers"

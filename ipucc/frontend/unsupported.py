@@ -75,9 +75,7 @@ def _collect(graph: ir.Graph, supported: Callable[[ir.Node], str | None], proble
 
 def _describe(node: ir.Node, reason: str) -> Diagnostic:
     op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    return Diagnostic(
-        "IPU0201", "error", f"unsupported: {reason}", describe(node), op, help=nearest_rewrite(node)
-    )
+    return Diagnostic("IPU0201", "error", f"unsupported: {reason}", describe(node), op, help=nearest_rewrite(node))
 
 
 def nearest_rewrite(node: ir.Node) -> tuple[str, ...]:

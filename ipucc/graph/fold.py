@@ -125,8 +125,7 @@ class _Folder:
             if array.size > self.max_output or not _agrees(value, array):
                 return None
         return [
-            ir.tensor(array, dtype=value.dtype, name=value.name)
-            for value, array in zip(results, arrays, strict=True)
+            ir.tensor(array, dtype=value.dtype, name=value.name) for value, array in zip(results, arrays, strict=True)
         ]
 
 

@@ -45,11 +45,7 @@ def strip(model: ir.Model) -> Stripped:
     try:
         for value in constants:
             tensor, name = value.const_value, value.name
-            if (
-                tensor is not None
-                and name is not None
-                and (is_missing(tensor) or tensor.nbytes > _KEPT_BYTES)
-            ):
+            if tensor is not None and name is not None and (is_missing(tensor) or tensor.nbytes > _KEPT_BYTES):
                 taken[name] = tensor
                 value.shape = ir.Shape(tensor.shape.numpy())
                 value.type = ir.TensorType(tensor.dtype)
@@ -97,9 +93,7 @@ def run_inference(model: ir.Model, where: str | None = None) -> onnx.ModelProto:
     # of one). So it is tried first, and not believed.
     for data_prop in (True, False):
         try:
-            return onnx.shape_inference.infer_shapes(
-                proto, check_type=True, strict_mode=True, data_prop=data_prop
-            )
+            return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=data_prop)
         except Exception as cause:  # InferenceError, or RuntimeError from an assertion of the C++ code
             failure = cause
     raise CompileError(_contradictions(model, str(failure), where)) from failure
@@ -112,9 +106,7 @@ def _contradictions(model: ir.Model, text: str, where: str | None) -> list[Diagn
     causes = [entry for entry in entries if _FOLLOWS not in entry[2]]
     for op, name, reason in causes or entries:
         message = f"the operands or attributes do not fit together: {_KIND.sub('', reason).strip()}"
-        problems.append(
-            Diagnostic("IPU0114", "error", message, node=names.get(name, name), op=op, where=where)
-        )
+        problems.append(Diagnostic("IPU0114", "error", message, node=names.get(name, name), op=op, where=where))
     if not problems:
         reason = _KIND.sub("", text).strip()
         problems.append(Diagnostic("IPU0114", "error", f"shape inference failed: {reason}", where=where))

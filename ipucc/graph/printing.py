@@ -47,9 +47,7 @@ _CONSTANT = re.compile(
     r"(?:  # (?P<comment>.*))?$"
 )
 # `[name] a, b = Op <...> (x)  # float[2,3], int64[1]`: the results and types of a node.
-_RESULTS = re.compile(
-    r"^\s*\[(?:\w+|\"(?:[^\"\\]|\\.)*\")\] (?P<results>.*?) = .*  # (?P<types>[\w\[\],? ]*)$"
-)
+_RESULTS = re.compile(r"^\s*\[(?:\w+|\"(?:[^\"\\]|\\.)*\")\] (?P<results>.*?) = .*  # (?P<types>[\w\[\],? ]*)$")
 _NAME = re.compile(r'\w+|"(?:[^"\\]|\\.)*"')
 _TYPE = re.compile(r"(\w+)((?:\[[\d,]*\])?)|(\?)")
 _ELIDED_ATTRIBUTE = "elided "
@@ -301,9 +299,7 @@ def _read_constant(name: str, found: re.Match[str], line: int) -> ir.TensorProto
         reason = f"the text of the graph does not hold them ({found['comment'] or 'elided'})"
         return MissingTensor(name, dtype, ir.Shape(shape), reason)
     if len(texts) != count:
-        raise error(
-            "IPU0121", f'line {line}: constant "{name}" has {len(texts)} numbers, its shape needs {count}'
-        )
+        raise error("IPU0121", f'line {line}: constant "{name}" has {len(texts)} numbers, its shape needs {count}')
     try:
         if dtype == ir.DataType.STRING:
             return ir.StringTensor([_unquoted(t).encode() for t in texts], shape=ir.Shape(shape), name=name)

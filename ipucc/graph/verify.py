@@ -167,13 +167,9 @@ def constants_have_their_type(model: ir.Model) -> Iterator[Diagnostic]:
             if tensor is None:
                 yield _problem("IPU0118", f'constant "{value.name}" has no tensor')
             elif value.dtype is not None and value.dtype != tensor.dtype:
-                yield _problem(
-                    "IPU0118", f'constant "{value.name}" is {value.dtype}, its tensor {tensor.dtype}'
-                )
+                yield _problem("IPU0118", f'constant "{value.name}" is {value.dtype}, its tensor {tensor.dtype}')
             elif value.shape is not None and tuple(value.shape) != tensor.shape.numpy():
-                yield _problem(
-                    "IPU0118", f'constant "{value.name}" has shape {value.shape}, its tensor {tensor.shape}'
-                )
+                yield _problem("IPU0118", f'constant "{value.name}" has shape {value.shape}, its tensor {tensor.shape}')
 
 
 def nodes_follow_their_schema(model: ir.Model) -> Iterator[Diagnostic]:
@@ -202,9 +198,7 @@ def _check_counts(node: ir.Node, schema: OpSchema) -> Iterator[Diagnostic]:
         ("results", len(node.outputs), schema.min_output, schema.max_output),
     ):
         if not low <= count <= high:
-            wanted = (
-                f"{low}" if low == high else f"{low} to {high}" if high < 2**31 - 1 else f"at least {low}"
-            )
+            wanted = f"{low}" if low == high else f"{low} to {high}" if high < 2**31 - 1 else f"at least {low}"
             yield _problem("IPU0120", f"the node has {count} {what}, the op needs {wanted}", node)
     for formal, value in zip(schema.inputs, node.inputs, strict=False):
         if value is None and formal.option == OpSchema.FormalParameterOption.Single:
@@ -218,9 +212,7 @@ def _check_attributes(node: ir.Node, schema: OpSchema) -> Iterator[Diagnostic]:
             yield _problem("IPU0120", f'the op has no attribute "{name}"', node)
         elif attribute.type != _KINDS[formal.type]:
             wanted = _KINDS[formal.type].name.lower()
-            yield _problem(
-                "IPU0120", f'attribute "{name}" is {attribute.type.name.lower()}, not {wanted}', node
-            )
+            yield _problem("IPU0120", f'attribute "{name}" is {attribute.type.name.lower()}, not {wanted}', node)
     for name, formal in schema.attributes.items():
         if formal.required and name not in node.attributes:
             yield _problem("IPU0120", f'the attribute "{name}" is missing', node)

@@ -61,9 +61,7 @@ def test_node_tests_of_onnx() -> None:
     for case in cases:
         tensors = [[as_array(item) for item in items] for items in case.data_sets[0]]
         arrays, wanted = ([array for array in found if array is not None] for found in tensors)
-        if case.name.startswith(ORACLE_FAILS) or [len(arrays), len(wanted)] != [
-            len(found) for found in tensors
-        ]:
+        if case.name.startswith(ORACLE_FAILS) or [len(arrays), len(wanted)] != [len(found) for found in tensors]:
             counts["left out"] += 1
             continue
         feeds = {value.name: array for value, array in zip(case.model.graph.input, arrays, strict=True)}

@@ -83,7 +83,5 @@ def test_errors_cross_process_borders() -> None:
 
 
 def test_import_is_cheap() -> None:
-    code = (
-        "import sys, ipucc.diagnostics; print([m for m in ('onnx', 'numpy', 'onnx_ir') if m in sys.modules])"
-    )
+    code = "import sys, ipucc.diagnostics; print([m for m in ('onnx', 'numpy', 'onnx_ir') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

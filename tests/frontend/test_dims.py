@@ -77,9 +77,7 @@ def test_wrong_and_contradicting_sizes(
 
 
 def test_expressions_follow_their_names() -> None:
-    proto = parser.parse_model(
-        HEADER + "g (float[n] x, float[m] z) => (float[k] y) { y = Concat<axis=0>(x, z) }"
-    )
+    proto = parser.parse_model(HEADER + "g (float[n] x, float[m] z) => (float[k] y) { y = Concat<axis=0>(x, z) }")
     proto.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "n + 1"
     assert shapes(proto, dims={"n": 4}) == {"x": [4], "z": [5], "y": [9]}
     (problem,) = problems(proto, {}, {})

@@ -110,9 +110,7 @@ def test_empty_graphs() -> None:
 
 
 def test_a_cycle_is_named_node_by_node() -> None:
-    text = (
-        "g (float[2] x) => (float[2] y) { [p] a = Add(x, c) [q] b = Relu(a) [r] c = Neg(b) [s] y = Abs(c) }"
-    )
+    text = "g (float[2] x) => (float[2] y) { [p] a = Add(x, c) [q] b = Relu(a) [r] c = Neg(b) [s] y = Abs(c) }"
     (problem,) = failure(model(text)).diagnostics
     assert problem.id == "IPU0104"
     for name in ("p", "q", "r"):
@@ -259,9 +257,7 @@ def test_weights_that_are_no_plain_files(tmp_path: Path) -> None:
 
 def test_three_gigabytes_of_weights_are_not_read(tmp_path: Path) -> None:
     size, count = 5000, 32
-    weights = [
-        TensorProto(name=f"w{i}", data_type=TensorProto.FLOAT, dims=[size, size]) for i in range(count)
-    ]
+    weights = [TensorProto(name=f"w{i}", data_type=TensorProto.FLOAT, dims=[size, size]) for i in range(count)]
     for index, weight in enumerate(weights):
         weight.data_location = TensorProto.EXTERNAL
         for key, value in (

@@ -39,9 +39,7 @@ def test_functions_of_another_opset_need_ops_that_did_not_change() -> None:
     # Mul, Abs and Constant of opset 14 and of 18: Constant changed at 19 and 13, none of the three in between.
     assert load_model(parser.parse_model(LOCAL % (18, 17, 14)))
     text = LOCAL % (18, 18, 11)
-    changed = text.replace(
-        "{ y = Mul(x, k) }", "{ z = Unsqueeze<axes=[0]>(x) w = Mul(z, k) y = Squeeze<axes=[0]>(w) }"
-    )
+    changed = text.replace("{ y = Mul(x, k) }", "{ z = Unsqueeze<axes=[0]>(x) w = Mul(z, k) y = Squeeze<axes=[0]>(w) }")
     with pytest.raises(CompileError, match="Unsqueeze of opset 11") as caught:
         load_model(parser.parse_model(changed))
     assert caught.value.diagnostics[0].id == "IPU0116"
@@ -98,9 +96,7 @@ def test_schema_functions_give_the_numbers_of_the_op(body: str) -> None:
 
 def test_a_range_is_never_turned_into_a_loop() -> None:
     text = '<ir_version: 10, opset_import: ["": 26]> g (float[4] x) => (float[4] y) {{ {} y = Mul(x, r) }}'
-    constants = (
-        "a = Constant<value_float=0.0>() b = Constant<value_float=4.0>() c = Constant<value_float=1.0>()"
-    )
+    constants = "a = Constant<value_float=0.0>() b = Constant<value_float=4.0>() c = Constant<value_float=1.0>()"
     model = load_model(parser.parse_model(text.format(f"{constants} r = Range(a, b, c)")), native=())
     assert [node.op_type for node in model.graph] == ["Mul"]
     (y,) = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": np.ones(4, np.float32)})

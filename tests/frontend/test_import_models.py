@@ -65,9 +65,7 @@ def test_import(path: Path) -> None:
     model = load_model(path, dims=DIMS.get(path.stem, {}))
     verify_graph(model)
     values = [value for node in model.graph for value in node.outputs if value.name]
-    assert all(
-        value.shape is not None and value.shape.is_static() and value.dtype is not None for value in values
-    )
+    assert all(value.shape is not None and value.shape.is_static() and value.dtype is not None for value in values)
     assert len(model.graph) <= NODES.get(path.stem, len(ir.load(path).graph) + 20)
     assert all(node.metadata_props.get("ipucc.origin") for node in model.graph)
     if any(isinstance(value.const_value, MissingTensor) for value in model.graph.initializers.values()):
@@ -77,9 +75,7 @@ def test_import(path: Path) -> None:
     feeds = inputs(path, model)
     got = run(ir.to_proto(model), feeds)
     for array, wanted in zip(got, outputs(path, len(got)), strict=False):
-        np.testing.assert_allclose(
-            array.reshape(wanted.shape), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()
-        )
+        np.testing.assert_allclose(array.reshape(wanted.shape), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     for array, wanted in zip(got, run(original, feeds), strict=True):
         np.testing.assert_allclose(array, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 

@@ -69,9 +69,7 @@ def test_ops_of_a_later_opset_are_accepted() -> None:
 
 
 def test_the_default_domain_imported_twice() -> None:
-    proto = parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 18]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
-    )
+    proto = parser.parse_model('<ir_version: 8, opset_import: ["": 18]> g (float[2] x) => (float[2] y) { y = Relu(x) }')
     proto.opset_import.extend([helper.make_opsetid("ai.onnx", 18), helper.make_opsetid("", 15)])
     assert load_model(proto).graph.opset_imports == {"": 26}
 

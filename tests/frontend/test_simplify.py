@@ -38,9 +38,7 @@ def test_identities_go_and_the_interface_stays() -> None:
 def test_dropout_of_inference_is_an_identity() -> None:
     assert ops(load("g (float[2] x) => (float[2] y) { a = Dropout(x) y = Relu(a) }")) == ["Relu"]
     assert ops(load("g (float[2] x) => (float[2] y) { a, m = Dropout(x) y = Relu(a) }", 9)) == ["Relu"]
-    train = (
-        "g (float[2] x) => (float[2] y) <float r = {0.5}, bool t = {1}> { a = Dropout(x, r, t) y = Relu(a) }"
-    )
+    train = "g (float[2] x) => (float[2] y) <float r = {0.5}, bool t = {1}> { a = Dropout(x, r, t) y = Relu(a) }"
     assert ops(load(train)) == ["Dropout", "Relu"]
     mask = "g (float[2] x) => (float[2] y, bool[2] m) { a, m = Dropout(x) y = Relu(a) }"
     assert ops(load(mask)) == ["Dropout", "Relu"]

@@ -138,9 +138,7 @@ def single(op: str, operands: list[np.ndarray], attributes: dict[str, object]) -
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         for name, array in zip(names, operands, strict=True)
     ]
-    bare = helper.make_graph(
-        nodes, "g", inputs, [helper.make_empty_tensor_value_info(f"y{i}") for i in range(count)]
-    )
+    bare = helper.make_graph(nodes, "g", inputs, [helper.make_empty_tensor_value_info(f"y{i}") for i in range(count)])
     return helper.make_model(bare, opset_imports=[helper.make_opsetid("", 26)], ir_version=10)
 
 
@@ -241,9 +239,7 @@ def test_large_movements_are_recipes() -> None:
         return ir.tensor(array)
 
     weight = ir.LazyTensor(read, ir.DataType.FLOAT, ir.Shape(array.shape), name="w")
-    model = parsed(
-        "t = Transpose(w) s = Shape(t) r = Reshape(t, s) m = ReduceMax<keepdims=0>(r) y = Add(x, m)", weight
-    )
+    model = parsed("t = Transpose(w) s = Shape(t) r = Reshape(t, s) m = ReduceMax<keepdims=0>(r) y = Add(x, m)", weight)
     assert fold_constants(model, max_input_elements=1000) == 3
     assert reads == 0
     tensor = model.graph.initializers["r"].const_value
@@ -264,9 +260,7 @@ def test_a_large_constant_of_one_number_takes_no_memory() -> None:
 
 def test_a_shared_large_weight_is_not_stored_twice() -> None:
     weight = ir.tensor(np.zeros((300, 300), np.float32), name="w")
-    shared = (
-        "i = Cast<to=7>(x) e = Gather(w, i) t = Transpose(w) a = MatMul(e, t) y = ReduceMax<keepdims=0>(a)"
-    )
+    shared = "i = Cast<to=7>(x) e = Gather(w, i) t = Transpose(w) a = MatMul(e, t) y = ReduceMax<keepdims=0>(a)"
     assert fold_constants(parsed(shared, weight)) == 0
     small = ir.tensor(np.zeros((30, 30), np.float32), name="w")
     assert fold_constants(parsed(shared, small)) == 1

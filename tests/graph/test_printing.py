@@ -25,9 +25,7 @@ def mlp() -> ir.Model:
             )
         )
     )
-    model.graph.initializers["w"].const_value = ir.tensor(
-        np.arange(8, dtype=np.float32).reshape(4, 2), name="w"
-    )
+    model.graph.initializers["w"].const_value = ir.tensor(np.arange(8, dtype=np.float32).reshape(4, 2), name="w")
     return model
 
 
@@ -154,10 +152,7 @@ def test_long_attributes_are_elided_and_refused_on_reading() -> None:
     node.attributes["rows"] = ir.AttrInt64s("rows", list(range(40)))
     node.attributes["table"] = ir.AttrTensor("table", ir.tensor(np.zeros(9, np.float32)))
     text = print_graph(model)
-    assert (
-        "rows: ints = [], table: tensor = float[9] {}> (x, w)  # float[1,2]; rows elided 40 ints sha256:"
-        in text
-    )
+    assert "rows: ints = [], table: tensor = float[9] {}> (x, w)  # float[1,2]; rows elided 40 ints sha256:" in text
     with pytest.raises(CompileError, match="elided") as caught:
         parse_graph(text)
     assert caught.value.diagnostics[0].id == "IPU0121"

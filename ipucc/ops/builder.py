@@ -210,7 +210,7 @@ class Builder:
         """The dimension whose grains arrive together from all sources, `prefer` if it can be; -1 if there is none."""
         order = [prefer, *(d for d in range(len(ref.shape) - 1, -1, -1) if d != prefer)]
         if not ref.shape:
-            return 0
+            return 0 if all(_begins_word(s.view, self.graph.tensors[s.tensor], ref.dtype) for s in ref.sources) else -1
         # Words of 4 bytes and more can be exchanged one by one, but runs of grains keep the exchange code short.
         for d in order:
             if all(_words(s.view, self.graph.tensors[s.tensor].grain_dim, d, 16 // itemsize(ref.dtype) or 1)
@@ -330,6 +330,15 @@ def dtype_of(value: ir.Value) -> str:
 
 
 _NAMES: Final = {"FLOAT": "float32", "DOUBLE": "float64"}
+
+
+def _begins_word(view: View, tensor: TileTensor, dtype: str) -> bool:
+    """Whether the single element that a view picks is the first one of its word: words are moved whole."""
+    for g in view.groups:
+        if tensor.grain_dim in g.src:
+            place = np.unravel_index(max(int(g.index[0]), 0), [view.src[d] for d in g.src])
+            return bool(place[g.src.index(tensor.grain_dim)] % -(-4 // itemsize(dtype)) == 0)
+    return True
 
 
 def _words(view: View, src_grain: int, dst_grain: int, word: int) -> bool:

@@ -68,7 +68,8 @@ def intersect(src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
             outer.append(track)
     if inner is None:
         one = np.zeros(1, np.int64)
-        size = np.full(1, src.itemsize, np.int64)
+        # A single element takes a word of its own.
+        size = np.full(1, max(src.itemsize, 4), np.int64)
         inner = Track(one, one, one, one, one + 1, one, one, size)
     outer = [t for t in outer if not _trivial(t)]
     return _fold(outer, inner)
@@ -125,7 +126,7 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
     dst_cell = np.zeros(1, np.int64)
     dst_at = np.zeros(1, np.int64)
     linear = np.zeros(1, np.int64)
-    tail = np.full(1, dst.grain_dim in group.dst and src.grain_dim in group.src)
+    tail = np.full(1, dst.grain_dim in group.dst and (not src.shape or src.grain_dim in group.src))
     strides = _grid_strides(dst)
     for d in group.dst:
         cell, index, at = _axis_points(dst, d)

@@ -50,3 +50,32 @@ def test_single_elements_are_computed_with(
     np.testing.assert_allclose(got["y"], x - np.exp(np.tanh(x.max())), rtol=1e-2)
     np.testing.assert_array_equal(got["z"], 9)
     np.testing.assert_array_equal(got["v"], [-x.max()])
+
+
+@pytest.mark.parametrize("tiles", [3, 16])
+def test_single_halves_move_in_whole_words(
+    tiles: int, model_of: Callable[..., onnx.ModelProto], machine_file: Callable[..., Path]
+) -> None:
+    weights = {"odd": np.array(3), "even": np.array(4), "one": np.array([1]), "all": np.array([0])}
+    model = model_of(
+        """g (float16[17] x) => (float16 y, float16 z, float16[18] v, float16[19] w) {
+            a = Add(x, x)
+            b = Gather <axis = 0> (a, odd)
+            c = Gather <axis = 0> (a, even)
+            y = Neg(b)
+            z = Mul(b, c)
+            d = ReduceMax <keepdims = 1> (x, all)
+            e = Neg(d)
+            v = Concat <axis = 0> (e, x)
+            f = Reshape(y, one)
+            w = Concat <axis = 0> (x, f, f)
+        }""",
+        weights,
+    )
+    exe = ipucc.compile(model, target=str(machine_file(tiles=tiles, phase_cycles=tiles)))
+    x = np.random.default_rng(0).integers(-4, 5, 17).astype(np.float16)
+    got = exe.run({"x": x}, checked=True).outputs
+    np.testing.assert_array_equal(got["y"], -2 * x[3])
+    np.testing.assert_array_equal(got["z"], 4 * x[3] * x[4])
+    np.testing.assert_array_equal(got["v"], [-x.max(), *x])
+    np.testing.assert_array_equal(got["w"], [*x, -2 * x[3], -2 * x[3]])

@@ -156,7 +156,10 @@ class View:
         """The destination tensor for a source array; elements without a source become `fill`."""
         src_order = [d for g in self.groups for d in g.src]
         flat = array.transpose(src_order).reshape([prod(self.src[d] for d in g.src) for g in self.groups])
-        taken = flat[np.ix_(*[np.maximum(g.index, 0) for g in self.groups])]
+        if all(g.is_identity and g.size == n for g, n in zip(self.groups, flat.shape, strict=True)):
+            taken = flat
+        else:
+            taken = flat[np.ix_(*[np.maximum(g.index, 0) for g in self.groups])]
         if not self.is_total:
             mask = np.ones(taken.shape, bool)
             for i, g in enumerate(self.groups):

@@ -196,6 +196,12 @@ class DoesNotFit(CompileError):
     exit_code = 3
 
 
+class WrongUsage(CompileError):
+    """The text of an option is malformed, or options exclude each other."""
+
+    exit_code = 2
+
+
 class NumbersDiffer(CompileError):
     """The program ran, and its numbers differ from the reference's."""
 
@@ -204,6 +210,7 @@ class NumbersDiffer(CompileError):
 
 _CLASSES: dict[str, type[CompileError]] = {
     **dict.fromkeys(("IPU0401", "IPU0402", "IPU0403", "IPU0404", "IPU0405", "IPU0406", "IPU0407"), DoesNotFit),
+    **dict.fromkeys(("IPU0301", "IPU0308", "IPU0606", "IPU0613"), WrongUsage),
     "IPU0607": NumbersDiffer,
 }
 

@@ -59,6 +59,8 @@ class Copy(Codelet):
         sizes = [cells.padded(f"d{d}") for d in range(len(self.shape))]
         out = np.full((tiles, *sizes), self.gap).astype(compute_type(self.dtype))
         grain = max(1, GRAIN_BYTES // itemsize(self.dtype))
+        if not out.size:
+            return [out]
         for (shape, grain_dim, groups), x in zip(self.parts, operands, strict=True):
             if x.size == 0:
                 continue

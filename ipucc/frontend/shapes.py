@@ -49,7 +49,25 @@ def _infer_own(model: ir.Model) -> int:
             if source is not None and is_static(source) and not is_static(result):
                 copy_type(source, result)
                 count += 1
+        elif node.domain == "" and node.op_type == "GatherND":
+            count += _gather_nd(node)
     return count
+
+
+def _gather_nd(node: ir.Node) -> int:
+    """onnx leaves the shape of GatherND out where the result is a scalar."""
+    data, index, result = node.inputs[0], node.inputs[1], node.outputs[0]
+    if data is None or index is None or not is_static(data) or not is_static(index) or is_static(result):
+        return 0
+    assert data.shape is not None
+    assert index.shape is not None
+    batch = node.attributes.get_int("batch_dims", 0)
+    depth = index.shape[-1]
+    if not isinstance(depth, int):
+        return 0
+    result.shape = ir.Shape([*index.shape[:-1], *data.shape[batch + depth :]])
+    result.type = data.type
+    return 1
 
 
 def _infer(model: ir.Model, where: str | None) -> None:

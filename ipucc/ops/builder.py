@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ipucc.codelets.base import Array, Codelet
 from ipucc.codelets.copy import Copy, spanned
 from ipucc.diagnostics import CompileError, error
-from ipucc.dtypes import STORAGE, itemsize, to_storage
+from ipucc.dtypes import STORAGE, itemsize, storage_type, to_storage
 from ipucc.graph.tensors import is_missing
 from ipucc.ops.graph import Output, Ref, TileGraph, TileTensor
 from ipucc.ops.spec import Along, Axis, DimMap, Everything, Operand, Result, Source, Span, TileOp
@@ -301,6 +301,13 @@ class Builder:
         function = _TABLE.get((node.domain, node.op_type))
         if function is None:
             raise self.fail("IPU0201", f"{node.op_type} is not supported")
+        if node.outputs and all(value.shape is not None and 0 in value.shape for value in node.outputs):
+            # Nothing is computed for results without elements, whatever the op.
+            for i, value in enumerate(node.outputs):
+                dtype = dtype_of(value)
+                empty = np.zeros(shape_of(value), storage_type(dtype))
+                self.define(node, self.literal(f"{value.name}.empty", empty, dtype), i)
+            return
         function(self, node)
 
 
@@ -370,13 +377,12 @@ def _words(view: View, src_grain: int, dst_grain: int, word: int) -> bool:
     want = first + below * np.arange(word)[None, :]
     fits = (blocks == want) | (blocks == -2)
     good = fits.all(axis=1) & (first[:, 0] >= 0) & (place[:, 0] % word == 0)
+    inside = place[:, 0] + word <= size
     if last_is_tail:
         # A partial word is moved whole only where it ends the source as well.
         tail = (blocks == -2).any(axis=1)
-        ends = place[:, 0] + n % word == size
-        good &= ~tail | ends
-    else:
-        good &= place[:, 0] + word <= size
+        inside = np.where(tail, place[:, 0] + n % word == size, inside)
+    good &= inside
     return bool((good | whole_gap).all())
 
 
@@ -393,7 +399,7 @@ def _copy_dims(view: View) -> tuple[DimMap, ...]:
     """
     dims: list[DimMap] = [Everything(n) for n in view.src]
     for g in view.groups:
-        if not g.dst or not g.size:
+        if not g.dst or not g.size or 0 in view.src:
             continue
         rows = g.index.reshape(view.dst[g.dst[0]], -1)
         gap = rows < 0

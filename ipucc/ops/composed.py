@@ -68,15 +68,18 @@ def _lrn(b: Builder, node: ir.Node) -> None:
     batch, channels, places = x.shape[0], x.shape[1], prod(x.shape[2:])
     begin = (size - 1) // 2
     window = Window((size,), (1,), (1,), (begin,), (size - 1 - begin,))
-    squares = elementwise(b, "Mul(a0, a0)", [x], x.shape, x.dtype)
+    # Squares of halves leave the range of halves.
+    wide = "float32" if x.dtype == "float16" else x.dtype
+    squares = elementwise(b, "Mul(a0, a0)", [x], x.shape, wide)
     moved = b.view(squares, View.transpose(x.shape, [0, *range(2, len(x.shape)), 1]))
     flat = b.reshape(moved, (batch, places, channels))
     operand = b.operand(flat, [Along("n"), Along("c"), window.span(0, channels)])
     spans = ((-begin, channels + size - 1 - begin),)
-    codelet = Pool("mean", (size,), (1,), (1,), (begin,), Window.grains(operand, 2), spans, x.dtype)
+    codelet = Pool("mean", (size,), (1,), (1,), (begin,), Window.grains(operand, 2), spans, wide)
     axes = (Axis("n", batch), Axis("c", places), Axis("o0", channels))
-    mean = b.compute("LRN", axes, [operand], ("n", "c", "o0"), x.dtype, codelet, operand.grain_dim)
+    mean = b.compute("LRN", axes, [operand], ("n", "c", "o0"), wide, codelet, operand.grain_dim)
     back = b.reshape(mean, moved.shape)
     back = b.view(back, View.transpose(back.shape, [0, len(x.shape) - 1, *range(1, len(x.shape) - 1)]))
-    expr = f"Div(a0, Pow(Add({bias!r}, Mul({alpha!r}, a1)), {beta!r}))"
+    scale = f"Pow(Add({bias!r}, Mul({alpha!r}, a1)), {beta!r})"
+    expr = f"Div(a0, {scale})" if wide == x.dtype else f'Div(a0, Cast({scale}, to="{x.dtype}"))'
     b.define(node, elementwise(b, expr, [x, back], x.shape, x.dtype))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -93,12 +94,23 @@ _OPS = {
 }
 
 
+_ELEMENTWISE: Final = {
+    "ReduceL1": "Abs(a0)",
+    "ReduceL2": "Abs(a0)",
+    "ReduceSumSquare": "Mul(a0, a0)",
+    "ReduceLogSum": "Log(a0)",
+}
+"""What a reduction over no axes does."""
+
+
 @lowering(*_OPS)
 def _reduce(b: Builder, node: ir.Node) -> None:
     x = b.ref(node, 0)
     dims = _dims(b, node, x)
     if dims is None:
-        b.define(node, x)
+        # Nothing is reduced (noop_with_empty_axes), but what the op does to every element it still does.
+        text = _ELEMENTWISE.get(node.op_type)
+        b.define(node, elementwise(b, text, [x], x.shape, x.dtype) if text is not None else x)
         return
     op, expr = _OPS[node.op_type]
     scale = 1.0

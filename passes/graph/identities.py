@@ -155,7 +155,8 @@ def bypass_expands(model: ir.Model) -> int:
             continue
         for i, value in enumerate(node.inputs):
             source = _expanded(value)
-            if source is None:
+            # The first operand of PRelu is not broadcast: the result has its shape.
+            if source is None or (node.op_type == "PRelu" and i == 0):
                 continue
             shapes = [static_shape(source if j == i else v) for j, v in enumerate(node.inputs) if v is not None]
             known = [s for s in shapes if s is not None]

@@ -87,7 +87,7 @@ def test_emit_writes_text_and_no_program(ipucc, mlp, tmp_path, stage, part):
 
 def test_emit_and_json_share_nothing(ipucc, mlp, tmp_path, document):
     refused = ipucc("compile", mlp, "--dim", "n=4", "--emit", "program", "--json")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert document(refused)["diagnostics"][0]["id"] == "IPU0308"
     done = ipucc("compile", mlp, "--dim", "n=4", "--emit", "program", "-o", tmp_path / "p.txt", "--json")
     assert document(done)["schema"] == "ipucc.compile/1"

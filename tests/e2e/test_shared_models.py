@@ -78,6 +78,8 @@ ELSEWHERE = [
     Case(c.file, "fp16" if i % 2 else "model", ("gc2", "bow", "c600")[i % 3], c.dims)
     for i, c in enumerate({c.file: c for c in [*QUICK, *OTHERS]}.values())
 ]
+# How far the solver's estimate may be from the cycles of the lowered program.
+ESTIMATE = 0.15
 TOLERANCE = {"model": 1e-4, "fp16": 2e-2}
 
 
@@ -85,7 +87,8 @@ TOLERANCE = {"model": 1e-4, "fp16": 2e-2}
 def test_right_numbers_in_the_predicted_cycles(case: Case, shared_models: Path, inputs: Inputs) -> None:
     path = shared_models / f"{case.file}.onnx"
     exe = ipucc.compile(path, **case.options)  # type: ignore[arg-type]
-    predicted = exe.manifest["cycles"]
+    predicted: dict[str, int] = exe.manifest["cycles"]  # type: ignore[assignment]
+    assert abs(predicted["estimated"] - predicted["total"]) <= ESTIMATE * predicted["total"]
     runs = [inputs(exe, 0, path), inputs(exe, 1)]
     for feeds in runs:
         result = exe.run(feeds)

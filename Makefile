@@ -6,12 +6,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: help demo test test-slow lint fmt clean
+.PHONY: help demo test test-slow golden lint fmt clean
 
 help:
 	@echo "make demo       compile and run the digits network on a simulated IPU, dense and block-sparse"
 	@echo "make test       the tests that take a few seconds each"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make golden     write the golden texts of tests/golden again"
 	@echo "make lint       ruff and mypy"
 	@echo "make fmt        format the code"
 	@echo "make clean      remove what builds and checks leave behind; the environment stays"
@@ -24,6 +25,9 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 -m slow
+
+golden: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q tests/golden --snapshot-update
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

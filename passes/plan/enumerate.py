@@ -19,14 +19,14 @@ from ipucc.passes.plan.grid import Plan
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
-__all__ = ["WEIGHT_WORTH_GATHERING", "enumerate_plans"]
+__all__ = ["enumerate_plans", "worth_gathering"]
 
 Counts = NDArray[np.int64]
 
 _MAX_COMBINATIONS: Final = 60_000
 _WORD_BYTES: Final = 4
 _SERIAL: Final = (1, 2, 4, 8, 16, 32)
-WEIGHT_WORTH_GATHERING: Final = 256
+_WORTH_GATHERING: Final = 256
 
 
 def enumerate_plans(op: TileOp, hosted: tuple[bool, ...], target: Target, budget: int, keep: int) -> list[Plan]:
@@ -55,6 +55,11 @@ def enumerate_plans(op: TileOp, hosted: tuple[bool, ...], target: Target, budget
     pool = fitting or sorted(found, key=lambda f: f.memory)[:1]
     pool.sort(key=lambda f: (f.score, f.memory))
     return [f.plan for f in _diverse(pool, keep)]
+
+
+def worth_gathering(held: Counts, spread: int) -> NDArray[np.bool_]:
+    """Whether a weight that takes `held` bytes of a tile where it is used had better rest spread, at `spread` bytes."""
+    return (held > _WORTH_GATHERING) & (2 * held > 3 * spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +193,7 @@ def _price(
             continue
         resident = resident + size * again
         least = -(-prod(operand.shape) * itemsize(operand.dtype) // target.tiles)
-        worth = (size * again > WEIGHT_WORTH_GATHERING) & (size * again > 2 * least)
+        worth = worth_gathering(size * again, least)
         shared = shared + np.where(worth, size, 0)
         spread = spread + np.where(worth, least + 64, size * again)
     rate = target.exchange_bytes_per_cycle

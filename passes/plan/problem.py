@@ -17,7 +17,7 @@ from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
-from ipucc.passes.plan.enumerate import WEIGHT_WORTH_GATHERING, enumerate_plans
+from ipucc.passes.plan.enumerate import enumerate_plans, worth_gathering
 from ipucc.passes.plan.grid import Grid, Plan, operand_layout
 from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.repeats import repetitions
@@ -348,7 +348,11 @@ class _Maker:
                 o = op.operands[k]
                 layout = operand_layout(o, stage.grid)
                 if hosted[k]:
-                    home = gather_home(layout, self.target) if plan.gathered and gatherable(layout) else layout
+                    home = (
+                        gather_home(layout, self.target)
+                        if plan.gathered and gatherable(layout, self.target)
+                        else layout
+                    )
                     resident += home.nbytes
                     if home is not layout:
                         here += layout.slot_bytes
@@ -476,12 +480,13 @@ def home_layout(op: TileOp, k: int, cand: Candidate, target: Target) -> Layout:
     """Where a host tensor rests that has its home at operand `k` of an op under a plan."""
     stage = next(st for st in cand.stages if k in st.operands)
     layout = operand_layout(op.operands[k], stage.grid)
-    return gather_home(layout, target) if cand.plan.gathered and gatherable(layout) else layout
+    return gather_home(layout, target) if cand.plan.gathered and gatherable(layout, target) else layout
 
 
-def gatherable(layout: Layout) -> bool:
+def gatherable(layout: Layout, target: Target) -> bool:
     """Whether a weight takes enough of every tile that needs it to rest elsewhere in one copy."""
-    return layout.nbytes > WEIGHT_WORTH_GATHERING
+    spread = -(-prod(layout.shape) * layout.itemsize // target.tiles)
+    return bool(worth_gathering(np.asarray(layout.nbytes), spread))
 
 
 def gather_home(layout: Layout, target: Target) -> Layout:

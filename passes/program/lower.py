@@ -164,7 +164,7 @@ class _Lowering:
         """The buffer of an operand that the host writes where it is needed; None for one that must be moved."""
         if self.placement.problem.home.get(operand.sources[0].tensor) != (i, k):
             return None
-        if chosen.plan.gathered and gatherable(full):
+        if chosen.plan.gathered and gatherable(full, self.target):
             return None
         return self._host_tensor(operand.sources[0].tensor, full)
 

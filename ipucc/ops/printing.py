@@ -34,11 +34,13 @@ def print_placement(graph: TileGraph, placement: "Placement") -> str:
 
 
 def _op(graph: TileGraph, op: TileOp, chosen: "Candidate") -> list[str]:
-    axes = " ".join(_axis(a) for a in op.axes)
+    made = op.in_form(chosen.form)
+    axes = " ".join(_axis(a) for a in made.axes)
     head = f"{op.name} = {op.kind}({', '.join(_operands(graph, op))}) over {axes or 'one element'}"
+    form = f"{made.form}: " if made.form else ""
     lines = [
         head,
-        f"  plan {chosen.plan.describe()}: {chosen.cycles} cycles, "
+        f"  plan {form}{chosen.plan.describe()}: {chosen.cycles} cycles, "
         f"{chosen.resident} B resident, {chosen.result} B result, {chosen.temp} B temporary",
     ]
     for stage in chosen.stages:

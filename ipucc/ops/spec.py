@@ -145,6 +145,10 @@ class TileOp:
     `codelet` computes finished results. Where a reduce axis is cut, `partial` computes partials of type
     `partial_dtype` (one more leading dimension per cut axis) and `combine` reduces them and applies the epilogue.
     `macs` counts multiply-accumulates of the dense op, for utilisation.
+
+    `forms` are other ways to compute the same: each reads the same sources by operands in the same order and writes
+    the same tensor (shape, type and grain dimension), through axes, access maps, operand grains and codelets of its
+    own. `form` names one; the usual form has no name. Plans of all forms compete.
     """
 
     name: str
@@ -159,6 +163,12 @@ class TileOp:
     macs: int = 0
     sparse_macs: int | None = None
     origin: tuple[str, ...] = field(default=())
+    form: str = ""
+    forms: tuple["TileOp", ...] = ()
+
+    def in_form(self, form: int) -> "TileOp":
+        """The op itself for 0, else the form of this number, counted from 1."""
+        return self.forms[form - 1] if form else self
 
     def axis(self, name: str) -> Axis:
         """The axis of this name."""

@@ -45,12 +45,14 @@ Table = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One plan of one op with what it costs alone: cycles, and bytes on the fullest tile.
+    """One plan of an op in form number `form`, with what it costs alone: cycles, and bytes on the fullest tile.
 
+    Equal ops share their candidates, so that a candidate knows stages and no tensors.
     `resident` are weights and inputs that the host writes for this op, `result` its result, `temp` everything that
     lives only while the op runs.
     """
 
+    form: int
     plan: Plan
     stages: tuple[Stage, ...]
     cycles: int
@@ -193,6 +195,7 @@ class _Maker:
     shared: dict[str, list[Candidate]] = field(default_factory=dict)
     tables: dict[tuple[str, ...], Table] = field(default_factory=dict)
     fixed: dict[int, Layout] = field(default_factory=dict)
+    reads: dict[int, int] = field(default_factory=dict)
 
     def build(self) -> Problem:
         self.overlaps = Overlaps(self.target)
@@ -255,7 +258,7 @@ class _Maker:
 
         What others read from must hold all of the tensor, in order: an op that skips rows is a home for itself alone.
         """
-        reads: dict[int, int] = {}
+        reads = self.reads
         for op in self.graph.ops:
             for operand in op.operands:
                 for s in operand.sources:
@@ -279,7 +282,7 @@ class _Maker:
             tensor is not None
             and tensor.kind != "result"
             and operand.sources[0].view.is_identity
-            and operand.grain_dim == tensor.grain_dim
+            and (operand.grain_dim == tensor.grain_dim or self.reads[tensor.index] == 1)
         )
 
     def hosted(self, i: int, op: TileOp) -> tuple[bool, ...]:
@@ -289,15 +292,26 @@ class _Maker:
 
     def _signature(self, i: int, op: TileOp) -> str:
         """Everything that an op's candidates depend on, names left out."""
-        parts: list[object] = [
+        parts: list[object] = [self._form_signature(i, form) for form in (op, *op.forms)]
+        return json.dumps(parts, default=str)
+
+    def _form_signature(self, i: int, op: TileOp) -> list[object]:
+        return [
             [(a.name, a.size, a.kind, a.grain) for a in op.axes],
             [(list(o.shape), o.dtype, o.grain_dim, o.pack_dim, o.epilogue, [_dim(d) for d in o.dims],
               len(o.sources)) for o in op.operands],
             [list(op.result.axes), op.result.dtype, op.result.grain_dim, op.partial_dtype],
             [c.to_json() if c is not None else None for c in (op.codelet, op.partial, op.combine)],
             self.hosted(i, op),
+            [self._regrains(o) for o in op.operands],
         ]  # fmt: skip
-        return json.dumps(parts, default=str)
+
+    def _regrains(self, operand: Operand) -> bool:
+        """Whether the operand is a host tensor whose grains its only reader is free to choose."""
+        if len(operand.sources) != 1:
+            return False
+        tensor = self.graph.tensors[operand.sources[0].tensor]
+        return tensor.kind != "result" and self.reads[tensor.index] == 1
 
     def _followed(self, op: TileOp) -> tuple[int, int] | None:
         """(producer, operand) whose layout this op can take over as it is, if there is one."""
@@ -318,13 +332,22 @@ class _Maker:
     def _candidates(
         self, i: int, op: TileOp, follow: tuple[int, int] | None, known: list[list[Candidate]]
     ) -> list[Candidate]:
-        hosted = self.hosted(i, op)
-        plans = enumerate_plans(op, hosted, self.target, self.budget, self.keep)
+        found: list[Candidate] = []
+        base = self.hosted(i, op)
+        for form in range(len(op.forms) + 1):
+            made = op.in_form(form)
+            hosted = self.hosted(i, made)
+            if hosted != base:
+                # The host writes what this form would have to fetch: other readers hold it to their grains.
+                continue
+            plans = enumerate_plans(made, hosted, self.target, self.budget, self.keep)
+            found += [self._candidate(made, form, hosted, p) for p in plans]
         if follow is not None:
-            plans += [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
-        return [self._candidate(op, hosted, p) for p in plans]
+            plans = [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
+            found += [self._candidate(op, 0, base, p) for p in plans]
+        return found
 
-    def _candidate(self, op: TileOp, hosted: tuple[bool, ...], plan: Plan) -> Candidate:
+    def _candidate(self, op: TileOp, form: int, hosted: tuple[bool, ...], plan: Plan) -> Candidate:
         stages = stages_of(op, plan)
         cycles = resident = temp = 0
         for s, stage in enumerate(stages):
@@ -364,7 +387,7 @@ class _Maker:
                     here += packed.slot_bytes
                     cycles += rounds * pack_cycles(o, packed, self.target)
             temp = max(temp, here)
-        return Candidate(plan, stages, cycles, resident, stages[-1].layout.nbytes, temp)
+        return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp)
 
     def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[tuple[int, Table]]:
         """(producing op or -1, costs by candidates) for everything that an op reads and the host does not write."""
@@ -374,10 +397,10 @@ class _Maker:
             if hosted[k]:
                 continue
             for s in o.sources:
-                out.append(self._edge(i, k, o, s, candidates))
+                out.append(self._edge(i, k, s, candidates))
         return out
 
-    def _edge(self, i: int, k: int, o: Operand, s: Source, candidates: list[list[Candidate]]) -> tuple[int, Table]:
+    def _edge(self, i: int, k: int, s: Source, candidates: list[list[Candidate]]) -> tuple[int, Table]:
         tensor = s.tensor
         view_key = s.view.digest
         if tensor in self.producer:
@@ -395,8 +418,9 @@ class _Maker:
             table = np.zeros((len(rows), len(candidates[i])), np.int64)
             for q, cand in enumerate(candidates[i]):
                 stage = next(st for st in cand.stages if k in st.operands)
-                layout = operand_layout(o, stage.grid.round(0))
-                full = operand_layout(o, stage.grid)
+                operand = self.graph.ops[i].in_form(cand.form).operands[k]
+                layout = operand_layout(operand, stage.grid.round(0))
+                full = operand_layout(operand, stage.grid)
                 rounds = stage.grid.rounds if full.slots is not None else 1
                 for p, src in enumerate(rows):
                     cost = self.overlaps.cost(src, layout, s.view)
@@ -477,9 +501,9 @@ def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:
 
 
 def home_layout(op: TileOp, k: int, cand: Candidate, target: Target) -> Layout:
-    """Where a host tensor rests that has its home at operand `k` of an op under a plan."""
+    """Where a host tensor rests that has its home at operand `k` of an op placed like that."""
     stage = next(st for st in cand.stages if k in st.operands)
-    layout = operand_layout(op.operands[k], stage.grid)
+    layout = operand_layout(op.in_form(cand.form).operands[k], stage.grid)
     return gather_home(layout, target) if cand.plan.gathered and gatherable(layout, target) else layout
 
 

@@ -65,8 +65,8 @@ class _Lowering:
     exchanges: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> Lowered:
-        for i, op in enumerate(self.graph.ops):
-            self._op(i, op, self.placement.chosen[i])
+        for i, chosen in enumerate(self.placement.chosen):
+            self._op(i, self.graph.ops[i].in_form(chosen.form), chosen)
         for out in self.graph.outputs:
             self.steps.append(HostRead(out.name, self.held[out.source.tensor], out.source.view, out.gap))
         program = Program(

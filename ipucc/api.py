@@ -201,14 +201,14 @@ def compile(
     density: float | None = None,
     solver: Literal["cpsat", "greedy"] = "cpsat",
     load: Sequence[str] = (),
-    effort: float = 2.0,
+    effort: Literal["fast", "default", "max"] = "default",
     on_pass: Callable[[str, float], None] | None = None,
 ) -> Executable:
     """Compile an ONNX model, given as a file or in memory.
 
     `target` is the name of a machine or a machine file. `dims` and `input_shapes` give sizes to symbolic dimensions.
     `passes` replaces the graph-level pipeline; `block` and `density` add block sparsity to the default one. `load`
-    names Python files with passes. `effort` is the solver's deterministic time; `on_pass` hears of every finished
+    names Python files with passes. `effort` says how long placement searches; `on_pass` hears of every finished
     pass with its wall seconds. Raises CompileError for what the user can mend, DoesNotFit where the target is too
     small.
     """

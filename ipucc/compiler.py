@@ -35,6 +35,7 @@ from ipucc.pass_manager import (
     parse_pipeline,
     run_pipeline,
 )
+from ipucc.passes.plan.effort import Effort, Listen, Stop, never
 from ipucc.passes.plan.pays import sparsity_pays
 from ipucc.passes.plan.place import Placement, Solver
 from ipucc.passes.program.code import CodeSize
@@ -68,9 +69,9 @@ STAGES: Final = ("place", "lower")
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What a user can choose. `passes` replaces the graph-level pipeline; `effort` is the solver's deterministic time.
+    """What a user can choose. `passes` replaces the graph-level pipeline; `effort` says how long placement searches.
 
-    `keep` is the number of plans per op offered to placement.
+    `keep` is the number of plans per op offered to placement, None the effort's own.
     """
 
     target: str = "gc200"
@@ -83,8 +84,8 @@ class CompileOptions:
     density: float | None = None
     solver: Solver = "cpsat"
     load: Sequence[str] = ()
-    effort: float = 2.0
-    keep: int = 16
+    effort: Effort = "default"
+    keep: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,13 +205,16 @@ def compile_model(
     print_after: Sequence[str] = (),
     stream: Stream | None = None,
     dump: DumpFolder | None = None,
+    progress: Listen | None = None,
+    stop: Stop = never,
 ) -> Compiled:
     """Compile a model file or model.
 
     `on_pass` hears of every finished pass with its wall seconds; `stream` gets the text of the graph after the passes
     named in `print_after` (or `all`), and that of the placement and the program after the stages `place` and `lower`;
-    `dump` gets the text of every stage. Raises CompileError for what the user can mend, DoesNotFit where the target
-    is too small.
+    `dump` gets the text of every stage. `progress` hears how placement goes on; once `stop` says so, it ends with its
+    best choice so far, and the manifest has the status "interrupted" (KeyboardInterrupt where there is no choice yet).
+    Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     target = load_target(options.target)
     identity = model_identity(source) if not isinstance(source, str | Path) or Path(source).is_file() else None
@@ -219,7 +223,8 @@ def compile_model(
         source, options, target=target, on_pass=on_pass, print_after=graph_passes, stream=stream, dump=dump
     )
     compiled = compile_graph(
-        done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_pass=on_pass
+        done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_pass=on_pass,
+        progress=progress, stop=stop,
     )  # fmt: skip
     compiled.program.manifest["model"] = identity
     compiled.program.manifest["pipeline"] = done.pipeline
@@ -268,8 +273,13 @@ def compile_graph(
     seconds: dict[str, float] | None = None,
     remarks: tuple[Diagnostic, ...] = (),
     on_pass: OnPass | None = None,
+    progress: Listen | None = None,
+    stop: Stop = never,
 ) -> Compiled:
-    """Schedule, plan, place, lower and allocate a graph that the passes have finished with, and verify the program."""
+    """Schedule, plan, place, lower and allocate a graph that the passes have finished with, and verify the program.
+
+    `progress` and `stop` are those of `compile_model`.
+    """
     seconds = {} if seconds is None else seconds
 
     def timed(name: str, begin: float) -> None:
@@ -288,7 +298,7 @@ def compile_graph(
         timed(name, begin)
         begin = time.perf_counter()
 
-    fitted = fit(graph, target, options.keep, options.solver, options.effort, ended)
+    fitted = fit(graph, target, options.keep, options.solver, options.effort, ended, progress=progress, stop=stop)
     program = fitted.program
     begin = time.perf_counter()
     try:
@@ -306,7 +316,7 @@ def compile_graph(
 def _manifest(compiled: Compiled, options: CompileOptions) -> dict[str, JsonValue]:
     dense, sparse = count_flops(compiled.graph)
     return {
-        **option_figures(options.dims, options.input_shapes, options.precision, options.partials),
+        **option_figures(options.dims, options.input_shapes, options.precision, options.partials, options.effort),
         "nodes": count_nodes(compiled.model),
         "placement": placement_figures(compiled.placement),
         "cycles": compiled.cycles,

@@ -41,13 +41,14 @@ def model_identity(source: str | Path | onnx.ModelProto | ir.Model) -> dict[str,
 
 
 def option_figures(
-    dims: Mapping[str, int], input_shapes: Mapping[str, Sequence[int]], precision: str, partials: str
+    dims: Mapping[str, int], input_shapes: Mapping[str, Sequence[int]], precision: str, partials: str, effort: str
 ) -> dict[str, JsonValue]:
     """The options that a program was compiled with."""
     return {
         "ipucc": __version__,
         "precision": precision,
         "partials": partials,
+        "effort": effort,
         "dims": {name: int(size) for name, size in dims.items()},
         "input_shapes": {name: [int(n) for n in shape] for name, shape in input_shapes.items()},
     }

@@ -39,6 +39,10 @@ Emit = Literal["graph", "placement", "program"]
     "--solver", type=click.Choice(["cpsat", "greedy"]), default="cpsat", show_default=True,
     help="What chooses the plans of all ops.",
 )  # fmt: skip
+@click.option(
+    "--effort", type=click.Choice(["fast", "default", "max"]), default="default", show_default=True,
+    help="How many plans are looked at, and how long for the best choice among them.",
+)  # fmt: skip
 @load_option
 @click.option("--dump-ir", metavar="FOLDER", help="Write the text of every stage into this folder.")
 @click.option(
@@ -53,8 +57,9 @@ Emit = Literal["graph", "placement", "program"]
 def compile_command(
     model: str, output: str | None, target: str, precision: Literal["model", "fp16"],
     partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], passes: str | None,
-    block: int | None, density: float | None, solver: Literal["cpsat", "greedy"], load: tuple[str, ...],
-    dump_ir: str | None, print_after: tuple[str, ...], emit: Emit | None, as_json: bool,
+    block: int | None, density: float | None, solver: Literal["cpsat", "greedy"],
+    effort: Literal["fast", "default", "max"], load: tuple[str, ...], dump_ir: str | None, print_after: tuple[str, ...],
+    emit: Emit | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a program for the IPU.
 
@@ -72,7 +77,17 @@ def compile_command(
     from ipucc.pass_manager import DumpFolder
 
     options = CompileOptions(
-        target, precision, partials, read_dims(dims), read_shapes(input_shapes), passes, block, density, solver, load
+        target,
+        precision,
+        partials,
+        read_dims(dims),
+        read_shapes(input_shapes),
+        passes,
+        block,
+        density,
+        solver,
+        load,
+        effort,
     )
     dump = DumpFolder(dump_ir) if dump_ir is not None else None
 

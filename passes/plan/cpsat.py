@@ -4,14 +4,18 @@ Deterministic by construction: fixed workers and seed, deterministic time, model
 is priced again outside of the solver.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
+from ipucc.passes.plan.effort import Stop, never
 from ipucc.passes.plan.problem import Problem
 
 __all__ = ["Solution", "solve"]
+
+_POLL_SECONDS = 0.05
 
 _STATUS = {
     cp_model.OPTIMAL: "optimal",
@@ -32,8 +36,18 @@ class Solution:
     bound: int
 
 
-def solve(problem: Problem, cap: int, hint: Sequence[int] | None, effort: float) -> Solution:
-    """Minimise estimated cycles with at most `cap` bytes on any tile. `effort` is deterministic time, not seconds."""
+def solve(
+    problem: Problem,
+    cap: int,
+    hint: Sequence[int] | None,
+    limit: float,
+    improved: Callable[[int | None, int], None] | None = None,
+    stop: Stop = never,
+) -> Solution:
+    """Minimise estimated cycles with at most `cap` bytes on any tile. `limit` is deterministic time, not seconds.
+
+    `improved` hears of new objectives (None before the first) and bounds while the search goes on; `stop` ends it.
+    """
     model = cp_model.CpModel()
     pick = [[model.new_bool_var(f"x{o}_{p}") for p in range(len(c))] for o, c in enumerate(problem.candidates)]
     for row in pick:
@@ -78,14 +92,56 @@ def solve(problem: Problem, cap: int, hint: Sequence[int] | None, effort: float)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = effort
+    solver.parameters.max_deterministic_time = limit
     # Probing may spend the whole effort before the first solution.
     solver.parameters.cp_model_probing_level = 0
-    status = solver.solve(model)
+    status = _run(solver, model, improved, stop)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Solution(None, _STATUS[status], 0, 0)
     choice = [next(p for p, var in enumerate(row) if solver.boolean_value(var)) for row in pick]
     return Solution(choice, _STATUS[status], round(solver.objective_value), round(solver.best_objective_bound))
+
+
+class _Watch(cp_model.CpSolverSolutionCallback):
+    """Keeps the objective of the latest solution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objective: int | None = None
+
+    def on_solution_callback(self) -> None:
+        self.objective = round(self.objective_value)
+
+
+def _run(
+    solver: cp_model.CpSolver,
+    model: cp_model.CpModel,
+    improved: Callable[[int | None, int], None] | None,
+    stop: Stop,
+) -> cp_model.CpSolverStatus:
+    """Solves in a thread, while this one reports and asks `stop`.
+
+    What is seen on the way depends on the machine; the answer does not, unless it was stopped.
+    """
+    # A search in this thread would hold back the signal handler that makes `stop` true; CP-SAT's own would replace it.
+    solver.parameters.catch_sigint_signal = False
+    watch, bound = _Watch(), [0]
+
+    def raised(value: float) -> None:
+        bound[0] = max(0, round(value))
+
+    solver.best_bound_callback = raised
+    told: tuple[int | None, int] = None, 0
+    with ThreadPoolExecutor(1) as pool:
+        search = pool.submit(solver.solve, model, watch)
+        while not search.done():
+            wait([search], timeout=_POLL_SECONDS)
+            if improved is not None and (watch.objective, bound[0]) != told:
+                told = watch.objective, bound[0]
+                improved(*told)
+            if stop():
+                solver.stop_search()
+        return search.result()
 
 
 def _memory(model: cp_model.CpModel, problem: Problem, pick: list[list[cp_model.IntVar]], cap: int) -> None:

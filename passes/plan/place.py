@@ -6,6 +6,7 @@ from typing import Literal
 from ipucc.diagnostics import CompileError, error
 from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.cpsat import solve
+from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Progress, Stop, never
 from ipucc.passes.plan.greedy import greedy
 from ipucc.passes.plan.problem import Candidate, Problem
 
@@ -35,18 +36,39 @@ class Placement:
 
 
 def place(
-    graph: TileGraph, problem: Problem, cap: int, solver: Solver, effort: float, priced: Problem | None = None
+    graph: TileGraph,
+    problem: Problem,
+    cap: int,
+    solver: Solver,
+    effort: Effort,
+    priced: Problem | None = None,
+    *,
+    progress: Listen | None = None,
+    stop: Stop = never,
 ) -> Placement:
     """Plans for all ops within `cap` bytes per tile. Raises IPU0402 (with the fullest step) where there are none.
 
     `priced` is the same problem with surcharges, for which the plans are chosen; they are reported at their own cost,
-    and no bound is known then.
+    and no bound is known then. `progress` hears of every phase and of what it has found. Once `stop` says so, the best
+    choice so far is returned with the status "interrupted"; KeyboardInterrupt is raised where there is none yet.
     """
     searched = problem if priced is None else priced
+
+    def heard(phase: str, objective: int | None, bound: int) -> None:
+        if progress is not None:
+            progress(Progress(phase, objective, bound))
+
+    heard("greedy", None, 0)
     start = greedy(searched, cap)
     choice, status, bound = start, "feasible", 0
-    if solver == "cpsat":
-        found = solve(searched, cap, start, effort)
+    if solver == "cpsat" and not stop():
+        best = searched.evaluate(start).cycles if start is not None else None
+        heard("cpsat", best, 0)
+
+        def improved(objective: int | None, bound: int) -> None:
+            heard("cpsat", min((x for x in (objective, best) if x is not None), default=None), bound)
+
+        found = solve(searched, cap, start, BUDGETS[effort].first_time, improved, stop)
         status, bound = found.status, found.bound
         if found.status == "infeasible":
             raise _too_large(graph, problem, cap)
@@ -56,10 +78,14 @@ def place(
             choice = found.choice
         elif choice is not None:
             status = "feasible"
+    if stop() and status != "optimal":
+        if choice is None:
+            raise KeyboardInterrupt
+        status = "interrupted"
     if choice is None:
         raise _too_large(graph, problem, cap)
     if priced is not None:
-        status, bound = "feasible", 0
+        status, bound = "interrupted" if status == "interrupted" else "feasible", 0
     score = problem.evaluate(choice)
     chosen = tuple(problem.candidates[v][choice[v]] for v in problem.variable)
     return Placement(

@@ -13,6 +13,7 @@ import numpy as np
 
 from ipucc.diagnostics import CompileError, error
 from ipucc.ops.graph import TileGraph
+from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Stop, never
 from ipucc.passes.plan.place import Placement, Solver, place
 from ipucc.passes.plan.problem import Problem, build_problem
 from ipucc.passes.program.allocate import allocate
@@ -41,21 +42,32 @@ class Fitted:
     code: CodeSize
 
 
-def fit(graph: TileGraph, target: Target, keep: int, solver: Solver, effort: float, timed: Timed) -> Fitted:
+def fit(
+    graph: TileGraph,
+    target: Target,
+    keep: int | None,
+    solver: Solver,
+    effort: Effort,
+    timed: Timed,
+    *,
+    progress: Listen | None = None,
+    stop: Stop = never,
+) -> Fitted:
     """The program of a tile graph. Raises IPU0402, IPU0406 or IPU0407 where none was found that fits.
 
-    `timed` is called with the name of every part that has just ended.
+    `keep` plans per op are offered to placement, or as many as the effort says. `timed` is called with the name of
+    every part that has just ended; `progress` and `stop` are those of `place`.
     """
     # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
     cap = target.usable_bytes - target.tile_bytes // 16
-    problem = build_problem(graph, target, cap, keep)
+    problem = build_problem(graph, target, cap, BUDGETS[effort].plans if keep is None else keep)
     timed("plan")
     priced: Problem | None = None
     failure: CompileError | None = None
     bound = 0
     for _ in range(_ATTEMPTS):
         try:
-            placement = place(graph, problem, cap, solver, effort, priced)
+            placement = place(graph, problem, cap, solver, effort, priced, progress=progress, stop=stop)
         except CompileError as none_left:
             raise failure or none_left from None
         if priced is None:

@@ -282,7 +282,7 @@ def held_against_the_oracles(net: Net, target: str, solver: Solver, precision: P
         values = rng.integers(-8, 9, net.values[name]) if net.exact else rng.standard_normal(net.values[name])
         feeds[name] = values.astype(net.dtype)
     wanted, largest = oracle(model, feeds)
-    exe = ipucc.compile(model, target=target, solver=solver, precision=precision, effort=0.2)
+    exe = ipucc.compile(model, target=target, solver=solver, precision=precision, effort="fast")
     verify_program(exe.program)
     result = exe.run(feeds, checked=True)
     assert result.cycles.total == exe.manifest["cycles"]["total"]  # type: ignore[index]

@@ -14,6 +14,7 @@ import pytest
 from ipucc.diagnostics import DoesNotFit
 from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.cpsat import solve
+from ipucc.passes.plan.effort import Progress
 from ipucc.passes.plan.greedy import greedy, improve
 from ipucc.passes.plan.grid import operand_layout
 from ipucc.passes.plan.overlap import Overlaps
@@ -87,8 +88,8 @@ def test_a_choice_costs_what_its_plans_cost(name: str, problem: Make) -> None:
 def test_the_solver_is_no_worse_than_greedy_and_says_so_truly(name: str, problem: Make) -> None:
     p = problem(name)
     cap = p.target.usable_bytes
-    by_greedy = place(p.graph, p, cap, "greedy", 1.0)
-    by_solver = place(p.graph, p, cap, "cpsat", 1.0)
+    by_greedy = place(p.graph, p, cap, "greedy", "default")
+    by_solver = place(p.graph, p, cap, "cpsat", "default")
     assert by_solver.objective <= by_greedy.objective
     assert by_greedy.status == "feasible"
     assert by_solver.status == "optimal"
@@ -98,6 +99,23 @@ def test_the_solver_is_no_worse_than_greedy_and_says_so_truly(name: str, problem
         score = p.evaluate(placement.choice)
         assert (placement.objective, placement.peak_bytes) == (score.cycles, score.peak_bytes)
         assert placement.chosen == tuple(p.candidates[v][placement.choice[v]] for v in p.variable)
+
+
+def test_placement_tells_how_it_goes_on_and_can_be_stopped(problem: Make) -> None:
+    p = problem("attention")
+    cap = p.target.usable_bytes
+    heard: list[Progress] = []
+    done = place(p.graph, p, cap, "cpsat", "default", progress=heard.append)
+    assert heard[0].gap is None
+    assert [h.phase for h in heard[:1]] == ["greedy"]
+    assert heard[-1].objective == done.objective
+    assert all(h.bound <= done.objective <= (h.objective or done.objective) for h in heard)
+    stopped = place(p.graph, p, cap, "cpsat", "default", stop=lambda: True)
+    assert stopped.status == "interrupted"
+    assert stopped.objective == p.evaluate(stopped.choice).cycles
+    assert stopped.peak_bytes <= cap
+    with pytest.raises(KeyboardInterrupt):
+        place(p.graph, p, 0, "cpsat", "default", stop=lambda: True)
 
 
 def test_an_optimum_is_the_best_of_all_choices(problem: Make) -> None:
@@ -122,7 +140,7 @@ def test_memory_shrinks_until_nothing_fits(name: str, solver: str, problem: Make
     cap, objectives = p.target.usable_bytes, []
     for _ in range(40):
         try:
-            placement = place(p.graph, p, cap, solver, 0.5)  # type: ignore[arg-type]
+            placement = place(p.graph, p, cap, solver, "fast")  # type: ignore[arg-type]
         except DoesNotFit as failure:
             (found,) = failure.diagnostics
             assert found.id == "IPU0402"
@@ -172,7 +190,7 @@ def test_two_processes_make_the_same_program(
     models: Mapping[str, onnx.ModelProto], machine_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     onnx.save(models["attention"], tmp_path / "m.onnx")
-    script = "import sys, ipucc; ipucc.compile(sys.argv[1], target=sys.argv[2], effort=0.5).save(sys.argv[3])"
+    script = "import sys, ipucc; ipucc.compile(sys.argv[1], target=sys.argv[2], effort='fast').save(sys.argv[3])"
     target = str(machine_file(tiles=16, phase_cycles=16))
     files = []
     for seed in ("0", "1234"):

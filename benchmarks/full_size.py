@@ -18,17 +18,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from ipucc.program.model import PlannedOp
+    from ipucc.program.op_cycles import OpCycles
     from ipucc.program.timing import StepTime
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
@@ -41,7 +42,7 @@ TOP = 10
 
 @dataclass(frozen=True)
 class OpCost:
-    """An op of the tile graph, or the first of the equal ops of a loop: cycles of all its steps in all `runs`."""
+    """An op of the tile graph, or the first of `runs` ops that are alike: cycles of all their steps."""
 
     name: str
     kind: str
@@ -88,8 +89,7 @@ def compile_phase(model: Path, program: Path, target: str) -> Phase:
     ready = time.perf_counter()
     save_program(compiled.program, program)
     done = time.perf_counter()
-    kinds = {op.name: op.kind for op in compiled.graph.ops}
-    costs = top_ops(compiled.times, kinds, compiled.cycles["total"])
+    costs = top_ops(compiled.times, compiled.program.ops, compiled.cycles["total"])
     parts = {**compiled.seconds, "save": done - ready}
     parts["between"] = done - imported - sum(parts.values())
     peak = peak_rss_bytes()
@@ -107,27 +107,21 @@ def compile_phase(model: Path, program: Path, target: str) -> Phase:
     )  # fmt: skip
 
 
-def top_ops(times: "Sequence[StepTime]", kinds: dict[str, str], total: int) -> tuple[OpCost, ...]:
-    """The ops that take most cycles, most first."""
-    cycles: Counter[str] = Counter()
-    runs: dict[str, Counter[str]] = {}
-    for step in times:
-        if step.total:
-            name = owner(step.name, kinds)
-            cycles[name] += step.total
-            runs.setdefault(name, Counter())[step.name] += 1
-    return tuple(
-        OpCost(name, kinds.get(name, ""), max(runs[name].values()), spent, spent / total)
-        for name, spent in cycles.most_common(TOP)
-    )
+def top_ops(times: "Sequence[StepTime]", ops: "Sequence[PlannedOp]", total: int) -> tuple[OpCost, ...]:
+    """The ops that take most cycles, most first. Ops of equal kind, plan and cycles stand together under the first."""
+    from ipucc.program.op_cycles import cycles_by_op
 
-
-def owner(step: str, ops: dict[str, str]) -> str:
-    """The op that a step belongs to: steps are called OP, OP.partials, OP.reduce, OP.exchange and so on."""
-    name = step
-    while name not in ops and "." in name:
-        name = name.rpartition(".")[0]
-    return name if name in ops else step
+    made = {op.name: (op.kind, op.plan) for op in ops}
+    groups: dict[tuple[object, ...], list[OpCycles]] = {}
+    for found in cycles_by_op(times, made).values():
+        if found.total:
+            groups.setdefault((made.get(found.name, found.name), found.total), []).append(found)
+    costs = [
+        OpCost(g[0].name, made.get(g[0].name, ("", ""))[0], len(g), sum(c.total for c in g), 0.0)
+        for g in groups.values()
+    ]
+    costs.sort(key=lambda cost: -cost.cycles)
+    return tuple(replace(cost, share=cost.cycles / total) for cost in costs[:TOP])
 
 
 def run_phase(model: Path, program: Path, target: str) -> Phase:

@@ -19,6 +19,7 @@ from ipucc.manifest import (
     model_identity,
     option_figures,
     placement_figures,
+    planned_ops,
 )
 from ipucc.ops.build import build_tile_graph
 from ipucc.ops.builder import BuildOptions
@@ -310,6 +311,7 @@ def compile_graph(
     times = tuple(program_times(program))
     compiled = Compiled(program, model, graph, fitted.placement, fitted.code, times, seconds, remarks)
     program.manifest.update(_manifest(compiled, options))
+    program.ops = planned_ops(graph, fitted.placement)
     return compiled
 
 

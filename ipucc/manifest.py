@@ -17,10 +17,12 @@ from ipucc.graph.printing import print_graph
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import TileOp
 from ipucc.passes.plan.place import Placement
-from ipucc.program.model import Program
+from ipucc.program.model import PlannedOp, Program
 from ipucc.program.usage import tile_bytes
 
-__all__ = ["amp_type", "count_flops", "memory_figures", "model_identity", "option_figures", "placement_figures"]
+__all__ = [
+    "amp_type", "count_flops", "memory_figures", "model_identity", "option_figures", "placement_figures", "planned_ops",
+]  # fmt: skip
 
 _CHUNK_BYTES = 1 << 20
 
@@ -63,6 +65,17 @@ def placement_figures(placement: Placement) -> dict[str, JsonValue]:
         "bound_cycles": int(placement.bound),
         "gap": float(placement.gap),
     }
+
+
+def planned_ops(graph: TileGraph, placement: Placement) -> tuple[PlannedOp, ...]:
+    """What was chosen for every op, in running order."""
+    return tuple(
+        PlannedOp(
+            op.name, op.kind, chosen.plan.describe(), int(chosen.cycles), int(chosen.resident), int(chosen.result),
+            int(chosen.temp), op.origin,
+        )
+        for op, chosen in zip(graph.ops, placement.chosen, strict=True)
+    )  # fmt: skip
 
 
 def memory_figures(program: Program) -> dict[str, JsonValue]:

@@ -93,21 +93,22 @@ class Engine:
         return {name: outputs[name] for name, _, _ in self.program.outputs if name in outputs}
 
     def _steps(
-        self, steps: Sequence[Step], offsets: list[int], inputs: Mapping[str, Array], outputs: dict[str, Array]
-    ) -> None:
-        for step in steps:
+        self, steps: Sequence[Step], offsets: list[int], inputs: Mapping[str, Array], outputs: dict[str, Array],
+        names: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
+        for step, name in zip(steps, [""] * len(steps) if names is None else names, strict=True):
             if isinstance(step, Repeat):
                 for i in range(step.count):
                     moved = list(offsets)
                     for b, stride in step.strides.items():
                         moved[b] += i * stride
-                    self._steps(step.body, moved, inputs, outputs)
+                    self._steps(step.body, moved, inputs, outputs, step.names_in(i))
             elif isinstance(step, Call):
                 self._copies(step.function, step.inputs, offsets)
                 self._steps(self.program.functions[step.function], offsets, inputs, outputs)
                 self._copies(step.function, step.outputs, offsets)
             else:
-                self.times.append(self._time(step))
+                self.times.append(self._time(step).called(name))
                 if not self.timing_only:
                     self._execute(step, offsets, inputs, outputs)
 

@@ -17,6 +17,7 @@ from ipucc.diagnostics import CompileError, error
 from ipucc.dtypes import STORAGE
 from ipucc.program.container import Bytes, read_archive
 from ipucc.program.fields import Field, parse_json, typed_fields
+from ipucc.program.file_plans import read_placement
 from ipucc.program.file_write import FORMAT, IDENTITY_LIMIT, VERSION
 from ipucc.program.model import (
     Binding,
@@ -70,7 +71,7 @@ def load_program(path: str | Path) -> Program:
     entries = _entries(path)
     where = str(path)
     manifest = _manifest(entries, where)
-    for name in ("program.json", "tables.safetensors", "weights.safetensors"):
+    for name in ("placement.json", "program.json", "tables.safetensors", "weights.safetensors"):
         if name not in entries:
             raise error("IPU0503", f"the entry {name} is missing", where=where)
     tables = _Tables(read_tensors(entries["tables.safetensors"], "tables.safetensors", where))
@@ -80,12 +81,14 @@ def load_program(path: str | Path) -> Program:
         if weights.setdefault(f.text(), None) is not None:
             raise f.wrong("this weight is not missing")
     info = dict(_plain_table(manifest["info"]))
-    if "placement.json" in entries:
-        info["placement"] = parse_json(entries["placement.json"].tobytes(), "placement.json", where).value
+    figures, ops = read_placement(parse_json(entries["placement.json"].tobytes(), "placement.json", where))
+    if figures:
+        info["placement"] = figures
     body = parse_json(entries["program.json"].tobytes(), "program.json", where)
     program = _Body(body, tables, _target(manifest)).program(
         _ports(manifest["inputs"]), _ports(manifest["outputs"]), dict(sorted(weights.items())), info
     )
+    program.ops = ops
     verify_program(program, where)
     return program
 
@@ -320,13 +323,14 @@ class _Body:
             parts = f["tensor"].text(), self._buffer_id(f["buffer"]), _of(self.views, f["view"]), f["fill"].number()
             return HostWrite(*parts) if kind == "host_write" else HostRead(*parts)
         if kind == "repeat":
-            f.keys("do", "count", "body", "strides")
+            f.keys("do", "count", "body", "strides", "names")
             strides = {}
             for pair in f["strides"].elements():
                 b, stride = pair.elements(2)
                 strides[self._buffer_id(b)] = stride.integer(-_MAX_SIZE, _MAX_SIZE, "IPU0507")
             count = f["count"].integer(0, _MAX_COUNT, "IPU0505")
-            return Repeat(count, self._steps(f["body"], depth + 1), strides)
+            names = tuple(tuple(x.text() for x in row.elements()) for row in f["names"].elements())
+            return Repeat(count, self._steps(f["body"], depth + 1), strides, names)
         if kind == "call":
             f.keys("do", "function", "inputs", "outputs")
             if f["function"].text() not in self.functions:

@@ -17,6 +17,7 @@ from ipucc import __version__
 from ipucc.codelets.base import Cells, Codelet
 from ipucc.program.container import Writer, write_archive
 from ipucc.program.fields import plain
+from ipucc.program.file_plans import placement_entry
 from ipucc.program.model import (
     Binding,
     Buffer,
@@ -52,8 +53,8 @@ _INTS: Final = tuple(np.dtype(t) for t in ("<i1", "<i2", "<i4", "<i8"))
 def save_program(program: Program, path: str | Path) -> None:
     """Write a program as an `.ipux` file. The same program gives the same bytes in every process.
 
-    `program.manifest` must be JSON; its key `placement` becomes an entry of its own. The file appears whole or not at
-    all. Raises IPU0508 where it cannot be written, TypeError for what no file can hold.
+    `program.manifest` must be JSON; its key `placement`, a table, is kept with the ops in an entry of its own. The file
+    appears whole or not at all. Raises IPU0508 where it cannot be written, TypeError for what no file can hold.
     """
     tables = _Tables()
     body = _Body(tables).program(program)
@@ -72,8 +73,7 @@ def save_program(program: Program, path: str | Path) -> None:
     weights = {k: np.asarray(v) for k, v in sorted(program.weights.items()) if v is not None}
     entries = [
         ("manifest.json", *_json(manifest, indent=1)),
-        *([("placement.json", *_json(program.manifest["placement"], indent=1))]
-          if "placement" in program.manifest else []),
+        ("placement.json", *_json(placement_entry(program.manifest.get("placement"), program.ops), indent=1)),
         ("program.json", *_json(body)),
         ("tables.safetensors", *pack_tensors(tables.named())),
         ("weights.safetensors", *pack_tensors(weights)),
@@ -190,7 +190,7 @@ class _Body:
         if isinstance(step, Repeat):
             return {
                 "do": "repeat", "count": step.count, "body": [self._step(s) for s in step.body],
-                "strides": sorted(step.strides.items()),
+                "strides": sorted(step.strides.items()), "names": step.names,
             }  # fmt: skip
         assert isinstance(step, Call)
         return {"do": "call", "function": step.function, "inputs": step.inputs, "outputs": step.outputs}

@@ -15,8 +15,8 @@ from ipucc.tiles.layout import Ints, Layout
 from ipucc.tiles.view import View
 
 __all__ = [
-    "Binding", "Buffer", "Call", "Compute", "Exchange", "Fill", "HostRead", "HostWrite", "Move", "Program", "Repeat",
-    "Step", "walk",
+    "Binding", "Buffer", "Call", "Compute", "Exchange", "Fill", "HostRead", "HostWrite", "Move", "PlannedOp",
+    "Program", "Repeat", "Step", "walk",
 ]  # fmt: skip
 
 
@@ -117,11 +117,20 @@ class HostRead:
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """Runs `body` `count` times. In iteration i the offset of buffer b is its own plus i times `strides[b]` bytes."""
+    """Runs `body` `count` times. In iteration i the offset of buffer b is its own plus i times `strides[b]` bytes.
+
+    `names[i]` are the names that the steps of the body have in iteration i, those of the layer that it carries out;
+    without any (and where a name is empty) every iteration has the names of the body.
+    """
 
     count: int
     body: tuple["Step", ...]
     strides: dict[int, int]
+    names: tuple[tuple[str, ...], ...] = ()
+
+    def names_in(self, iteration: int) -> tuple[str, ...]:
+        """One name per step of the body, empty for the step's own."""
+        return self.names[iteration] if self.names else ("",) * len(self.body)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +149,30 @@ class Call:
 Step = Exchange | Compute | HostWrite | HostRead | Repeat | Call
 
 
+@dataclass(frozen=True)
+class PlannedOp:
+    """What placement chose for one op: its plan as text, the estimated cycles of the op alone, and bytes on the fullest
+    tile (see `ipucc.passes.plan.problem.Candidate`). `nodes` are the ONNX nodes that the op comes from. Ops that come
+    from one node may have one name.
+    """
+
+    name: str
+    kind: str
+    plan: str
+    cycles: int
+    resident_bytes: int
+    result_bytes: int
+    temporary_bytes: int
+    nodes: tuple[str, ...]
+
+
 @dataclass(eq=False)
 class Program:
     """A compiled program. `steps` run in order, host writes first and host reads last.
 
     `inputs` and `outputs` are (name, ONNX element type, shape); `weights` maps the names that host writes use to
-    arrays, None for a weight that is absent (such a program can only be timed).
+    arrays, None for a weight that is absent (such a program can only be timed). `ops` says what the steps carry out, in
+    running order; it is for people and tools, a run does not need it.
     """
 
     target: Target
@@ -157,6 +184,7 @@ class Program:
     functions: dict[str, tuple[Step, ...]] = field(default_factory=dict)
     code_bytes: int = 0
     manifest: dict[str, object] = field(default_factory=dict)
+    ops: tuple[PlannedOp, ...] = ()
 
 
 def walk(steps: Sequence[Step], functions: dict[str, tuple[Step, ...]]) -> Iterator[Step]:

@@ -10,7 +10,7 @@ from ipucc.program.facts import Facts, Found, Problem, filled_cells, name_of
 from ipucc.program.model import Call, Compute, Exchange, HostRead, HostWrite, Program, Repeat, Step
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 
-__all__ = ["addresses", "aliases", "layouts", "overlaps", "ports", "structure", "views"]
+__all__ = ["addresses", "aliases", "layouts", "names", "overlaps", "ports", "structure", "views"]
 
 _MAX_EXECUTED = 1 << 22
 _MAX_EXPANDED = 1 << 18
@@ -50,6 +50,15 @@ def structure(facts: Facts) -> Found:
             f"at most {_MAX_EXECUTED:,} from {_MAX_EXPANDED:,} are taken",
             "IPU0505",
         )
+
+
+def names(facts: Facts) -> Found:
+    """A loop with names has one for every step of its body in every iteration."""
+    for step in facts.steps:
+        if isinstance(step, Repeat) and step.names:
+            rows = {len(row) for row in step.names}
+            if len(step.names) != step.count or rows != {len(step.body)}:
+                yield Problem(f"{name_of(step)}: every step has one name per iteration, or none has any")
 
 
 def layouts(facts: Facts) -> Found:

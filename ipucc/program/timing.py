@@ -8,7 +8,7 @@ reach. Sources of the figures: the machine files.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
@@ -54,6 +54,10 @@ class StepTime:
     def total(self) -> int:
         """Cycles on the device."""
         return self.compute + self.exchange + self.sync
+
+    def called(self, name: str) -> "StepTime":
+        """The same under another name; an empty one changes nothing."""
+        return replace(self, name=name) if name and name != self.name else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,24 +169,28 @@ def step_time(step: Exchange | Compute | HostWrite | HostRead, program: Program)
 
 
 def program_times(program: Program) -> list[StepTime]:
-    """The time of every step in the order in which a run executes them, loops unrolled and calls followed."""
+    """The time of every step in the order in which a run executes them, loops unrolled and calls followed.
+
+    Steps of a loop have the names of the iteration.
+    """
     known: dict[int, StepTime] = {}
 
-    def run(steps: Sequence[Step]) -> Iterator[StepTime]:
-        for step in steps:
-            if isinstance(step, Repeat):
-                for _ in range(step.count):
-                    yield from run(step.body)
-            elif isinstance(step, Call):
-                yield copy_time(step.function, step.inputs, program)
-                yield from run(program.functions[step.function])
-                yield copy_time(step.function, step.outputs, program)
-            else:
-                if id(step) not in known:
-                    known[id(step)] = step_time(step, program)
-                yield known[id(step)]
+    def run(step: Step, name: str = "") -> Iterator[StepTime]:
+        if isinstance(step, Repeat):
+            for i in range(step.count):
+                for inner, called in zip(step.body, step.names_in(i), strict=True):
+                    yield from run(inner, called)
+        elif isinstance(step, Call):
+            yield copy_time(step.function, step.inputs, program)
+            for inner in program.functions[step.function]:
+                yield from run(inner)
+            yield copy_time(step.function, step.outputs, program)
+        else:
+            if id(step) not in known:
+                known[id(step)] = step_time(step, program)
+            yield known[id(step)].called(name)
 
-    return list(run(program.steps))
+    return [time for step in program.steps for time in run(step)]
 
 
 def copy_time(function: str, copies: Sequence[tuple[int, int]], program: Program) -> StepTime:

@@ -14,7 +14,7 @@ from ipucc.program.facts import Facts, Found
 from ipucc.program.model import Program
 from ipucc.program.rules_compute import bindings, calls, codelets, results
 from ipucc.program.rules_exchange import Cover, exchanges
-from ipucc.program.rules_memory import addresses, aliases, layouts, overlaps, ports, structure, views
+from ipucc.program.rules_memory import addresses, aliases, layouts, names, overlaps, ports, structure, views
 from ipucc.program.rules_reads import reads
 
 __all__ = ["RULES", "verify_program"]
@@ -33,7 +33,7 @@ def _plain(rule: Callable[[Facts], Found]) -> Rule:
 RULES: Final[tuple[dict[str, Rule], ...]] = (
     {"structure": _plain(structure)},
     {"layouts": _plain(layouts)},
-    {"views": _plain(views), "ports": _plain(ports), "addresses": _plain(addresses)},
+    {"names": _plain(names), "views": _plain(views), "ports": _plain(ports), "addresses": _plain(addresses)},
     {
         "aliases": _plain(aliases),
         "overlaps": _plain(overlaps),

@@ -244,7 +244,9 @@ class _Roller:
             moving = {roots[self.place[b][0]]: old.buffers[b].nbytes for b in self.strided[r.start]}
             used = {b for s in body for b in _buffers(s)}
             strides = {b: moving[buffers[b].alias] for b in sorted(used) if buffers[b].alias in moving}
-            steps.append(Repeat(r.count, body, strides))
+            rounds = [old.steps[at : at + r.period] for at in range(here, r.stop, r.period)]
+            names = tuple((*map(_name, s), *[f"{_name(s[0])}.carry"] * len(carry)) for s in rounds)
+            steps.append(Repeat(r.count, body, strides, names))
             here = r.stop
         used = {b for s in steps for b in (x for part in touched(s, old.functions) for x in part)}
         return _without_unused(old, buffers, steps, used)
@@ -258,8 +260,7 @@ class _Roller:
             layout = self.program.buffers[src].layout
             view = View.identity(layout.shape)
             moves.append(Move(to[src], to[dst], intersect(layout, self.program.buffers[dst].layout, view), view))
-        first = next((s.name for s in body if isinstance(s, Exchange | Compute)), "loop")
-        return (Exchange(f"{first}.carry", tuple(moves)),)
+        return (Exchange(f"{_name(body[0])}.carry", tuple(moves)),)
 
     def _stacks(self) -> dict[int, tuple[int, int]]:
         """Per stack the number of members and one of them; positions are shifted to begin at 0."""
@@ -294,6 +295,12 @@ def stack_layout(layout: Layout, count: int) -> Layout:
     )  # fmt: skip
 
 
+def _name(step: Step) -> str:
+    """The name of a step of a loop: only exchanges and compute sets are ever repeated."""
+    assert isinstance(step, Exchange | Compute)
+    return step.name
+
+
 def _buffers(step: Step) -> list[int]:
     """Every buffer that a step names, in the order of its fields."""
     if isinstance(step, Exchange):
@@ -322,9 +329,8 @@ def _renumbered(step: Step, to: dict[int, int]) -> Step:
     if isinstance(step, HostRead):
         return HostRead(step.tensor, to[step.buffer], step.view, step.fill)
     if isinstance(step, Repeat):
-        return Repeat(
-            step.count, tuple(_renumbered(s, to) for s in step.body), {to[b]: n for b, n in step.strides.items()}
-        )
+        strides = {to[b]: n for b, n in step.strides.items()}
+        return replace(step, body=tuple(_renumbered(s, to) for s in step.body), strides=strides)
     raise TypeError(f"a {type(step).__name__} is not rolled again")
 
 

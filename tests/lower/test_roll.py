@@ -92,7 +92,8 @@ def test_a_loop_computes_what_its_iterations_do(
         for key, value in result.outputs.items():
             np.testing.assert_array_equal(again.outputs[key], value)
         found.append(result)
-    # A loop may copy within the tiles what it hands on; for the rest it takes the steps that it stands for.
+    # A loop may copy within the tiles what it hands on; for the rest it takes the steps that it stands for, and every
+    # iteration has the names of its layer.
     carried = [step for step in found[1].steps if step.name.endswith(".carry")]
     assert not any(step.exchange or step.sync for step in carried)
     others = [step for step in found[1].steps if step not in carried]
@@ -103,8 +104,8 @@ def test_a_loop_computes_what_its_iterations_do(
         np.testing.assert_allclose(straight_value, value, atol=1e-4 if precision == "model" else 2e-2)
 
 
-def _cost(step: StepTime) -> tuple[str, int, int, int, int]:
-    return step.kind, step.compute, step.exchange, step.sync, step.host
+def _cost(step: StepTime) -> tuple[str, str, int, int, int, int]:
+    return step.name, step.kind, step.compute, step.exchange, step.sync, step.host
 
 
 def test_layers_that_differ_stay_as_they_are(model_of: Callable[..., onnx.ModelProto]) -> None:

@@ -99,7 +99,7 @@ def test_data_of_the_last_iteration_does_not_hide_a_missing_transfer(program: Pr
     """Only the first iteration is whole: the second one finds what the first has left."""
     p = program("layers")
     at, loop = next((i, s) for i, s in enumerate(p.steps) if isinstance(s, Repeat))
-    short = replace(loop, count=loop.count - 1, body=tuple(dropped(loop.body, 0)))
+    short = replace(loop, count=loop.count - 1, body=tuple(dropped(loop.body, 0)), names=())
     whole = replace(loop, count=1)
     p.steps[at : at + 1] = [whole, short]
     with pytest.raises(CompileError, match="it holds"):
@@ -111,7 +111,7 @@ def test_what_a_loop_hands_on_must_be_whole(program: Programs, feeds: Feeds) -> 
     p = program("layers")
     at, loop = next((i, s) for i, s in enumerate(p.steps) if isinstance(s, Repeat))
     last = sum(isinstance(s, Exchange) for s in loop.body) - 1
-    p.steps[at] = replace(loop, body=tuple(dropped(loop.body, last)))
+    p.steps[at] = replace(loop, body=tuple(dropped(loop.body, last)), names=())
     with pytest.raises(CompileError, match="an earlier version of it"):
         checked_engine(p).run(feeds(p, 0))
     with pytest.raises(CompileError, match="before anything is written"):

@@ -106,7 +106,7 @@ def test_sizes_beyond_the_limits_are_refused(good: Path, tmp_path: Path) -> None
     many = {f"{i}": b"" for i in range(100)}
     assert ids_of(write(tmp_path / "b", entries | many)) == {"IPU0505"}
     assert ids_of(write(tmp_path / "c", entries | {"../evil": b"x"})) == {"IPU0505"}
-    for name in ("program.json", "tables.safetensors", "weights.safetensors"):
+    for name in ("placement.json", "program.json", "tables.safetensors", "weights.safetensors"):
         assert ids_of(write(tmp_path / "d", {k: v for k, v in entries.items() if k != name})) == {"IPU0503"}
 
 
@@ -191,6 +191,24 @@ def test_wrong_fields_of_the_manifest(
     assert ids_of(changed(good, tmp_path / "p", "manifest.json", put(*path, value=value))) == {id}
 
 
+PLACEMENT: list[tuple[tuple[str | int, ...], object]] = [
+    (("ops",), None),
+    (("ops",), [7]),
+    (("ops", 0, "plan"), None),
+    (("ops", 0, "cycles"), "many"),
+    (("ops", 0, "cycles"), -1),
+    (("ops", 0, "result_bytes"), 1 << 63),
+    (("ops", 0, "nodes"), "conv"),
+    (("ops", 0, "nodes"), ["\ud800"]),
+    (("ops", 0, "more"), 1),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), PLACEMENT)
+def test_wrong_fields_of_the_placement(path: tuple[str | int, ...], value: object, good: Path, tmp_path: Path) -> None:
+    assert ids_of(changed(good, tmp_path / "p", "placement.json", put(*path, value=value))) == {"IPU0506"}
+
+
 def first_step(kind: str) -> Callable[[Any], Any]:
     def find(steps: Any) -> Any:
         for step in steps:
@@ -239,6 +257,9 @@ PROGRAM: list[tuple[str, tuple[str | int, ...], object, str]] = [
     ("repeat", ("count",), 1 << 16, "IPU0507"),
     ("repeat", ("count",), 0, "IPU0509"),
     ("repeat", ("strides",), [[0, 1 << 40]], "IPU0507"),
+    ("repeat", ("names",), None, "IPU0506"),
+    ("repeat", ("names",), [["a"]], "IPU0509"),
+    ("repeat", ("names", 0, 0), 7, "IPU0506"),
     ("host_write", ("tensor",), "nobody", "IPU0509"),
 ]
 
@@ -272,7 +293,7 @@ def test_functions_without_end(good: Path, tmp_path: Path) -> None:
     def nested(document: Any) -> None:
         body: Any = []
         for _ in range(40):
-            body = [{"do": "repeat", "count": 1, "body": body, "strides": []}]
+            body = [{"do": "repeat", "count": 1, "body": body, "strides": [], "names": []}]
         document["steps"] += body
 
     assert ids_of(changed(good, tmp_path / "c", "program.json", nested)) == {"IPU0505"}
@@ -290,7 +311,7 @@ def test_more_buffers_and_iterations_than_can_be_followed(good: Path, tmp_path: 
     def long(document: Any) -> None:
         body: Any = [step for step in document["steps"] if step["do"] == "exchange"]
         for _ in range(12):
-            body = [{"do": "repeat", "count": 3, "body": body, "strides": []}] * 1
+            body = [{"do": "repeat", "count": 3, "body": body, "strides": [], "names": []}] * 1
         document["steps"][-1:-1] = body * 200
 
     assert ids_of(changed(good, tmp_path / "b", "program.json", long)) == {"IPU0505"}
@@ -396,7 +417,7 @@ def test_flipped_bytes_never_pass_unnoticed(good: Path, tmp_path: Path, flips: l
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.sampled_from(["manifest.json", "program.json", "tables.safetensors"]),
+    st.sampled_from(["manifest.json", "placement.json", "program.json", "tables.safetensors"]),
     st.floats(0, 1),
     st.one_of(
         st.binary(min_size=1, max_size=2), st.sampled_from([b"0", b"-1", b"99999999", b"1e9", b"[]", b'""', b"null"])

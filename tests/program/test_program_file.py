@@ -20,6 +20,7 @@ from ipucc.program import model
 from ipucc.program.file import load_program, save_program
 from ipucc.program.model import Fill, HostRead, Program
 from ipucc.program.printing import print_program
+from ipucc.program.timing import program_times
 from ipucc.runtime.engine import Engine
 
 Programs = Callable[[str], Program]
@@ -35,6 +36,8 @@ def test_a_program_comes_back_as_it_was(name: str, compiled: Programs, feeds: Ca
     assert (tmp_path / "a.ipux").read_bytes() == (tmp_path / "b.ipux").read_bytes()
     assert print_program(first) == print_program(second)
     assert first.manifest == second.manifest
+    assert first.ops == second.ops
+    assert program_times(first) == program_times(second)
     x = feeds(first, 0)
     assert np.array_equal(Engine(first).run(x)["y"], Engine(second).run(x)["y"])
 
@@ -179,9 +182,10 @@ def test_every_field_of_the_model_is_in_the_file() -> None:
         model.Compute: "name codelet tiles cells operands results macs",
         model.HostWrite: "tensor buffer view fill",
         model.HostRead: "tensor buffer view fill",
-        model.Repeat: "count body strides",
+        model.Repeat: "count body strides names",
         model.Call: "function inputs outputs",
-        model.Program: "target buffers steps inputs outputs weights functions code_bytes manifest",
+        model.Program: "target buffers steps inputs outputs weights functions code_bytes manifest ops",
+        model.PlannedOp: "name kind plan cycles resident_bytes result_bytes temporary_bytes nodes",
         Cells: "lo n sizes",
     }
     for kind, names in known.items():

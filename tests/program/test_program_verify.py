@@ -65,6 +65,10 @@ def empty_loop(p: Program) -> None:
     p.steps.append(Repeat(0, (), {}))
 
 
+def loop_with_names_for_one_iteration(p: Program) -> None:
+    p.steps.append(Repeat(2, (Exchange("e", ()),), {}, (("e",),)))
+
+
 def endless_loop(p: Program) -> None:
     p.steps.append(Repeat(1 << 30, (Repeat(1 << 30, (Exchange("e", ()),), {}),), {}))
 
@@ -220,7 +224,7 @@ def unwritten(p: Program) -> None:
 
 def unwritten_in_a_loop(p: Program) -> None:
     at, loop = next((i, s) for i, s in enumerate(p.steps) if isinstance(s, Repeat))
-    p.steps[at] = replace(loop, body=tuple(s for s in loop.body if not isinstance(s, Exchange)))
+    p.steps[at] = replace(loop, body=tuple(s for s in loop.body if not isinstance(s, Exchange)), names=())
 
 
 def unwritten_member_of_a_stack(p: Program) -> None:
@@ -232,6 +236,7 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("structure", "mlp", unknown_function, "no such function"),
     ("structure", "mlp", endless_function, "call themselves"),
     ("structure", "mlp", empty_loop, "at least once"),
+    ("names", "mlp", loop_with_names_for_one_iteration, "one name per iteration"),
     ("structure", "mlp", endless_loop, "at most"),
     ("structure", "mlp", unknown_buffer, "refers to buffer %99"),
     ("layouts", "mlp", tile_outside, "tile outside"),

@@ -15,6 +15,7 @@ from ipucc.diagnostics import JsonValue
 from ipucc.dtypes import is_float
 from ipucc.graph.printing import print_graph
 from ipucc.ops.graph import TileGraph
+from ipucc.ops.printing import plan_text
 from ipucc.ops.spec import TileOp
 from ipucc.passes.plan.place import Placement
 from ipucc.program.model import PlannedOp, Program
@@ -71,7 +72,7 @@ def planned_ops(graph: TileGraph, placement: Placement) -> tuple[PlannedOp, ...]
     """What was chosen for every op, in running order."""
     return tuple(
         PlannedOp(
-            op.name, op.kind, chosen.plan.describe(), int(chosen.cycles), int(chosen.resident), int(chosen.result),
+            op.name, op.kind, plan_text(op, chosen), int(chosen.cycles), int(chosen.resident), int(chosen.result),
             int(chosen.temp), op.origin,
         )
         for op, chosen in zip(graph.ops, placement.chosen, strict=True)

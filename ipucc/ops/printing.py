@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ipucc.passes.plan.place import Placement
     from ipucc.passes.plan.problem import Candidate
 
-__all__ = ["print_placement"]
+__all__ = ["plan_text", "print_placement"]
 
 _MARKS = {"parallel": "", "reduce": "+", "whole": "!"}
 
@@ -33,14 +33,19 @@ def print_placement(graph: TileGraph, placement: "Placement") -> str:
     return "\n".join(lines) + "\n"
 
 
+def plan_text(op: TileOp, chosen: "Candidate") -> str:
+    """The form of the op, where it has a name, and the plan: `outer: m/16 n/8`."""
+    form = op.in_form(chosen.form).form
+    return f"{form}: {chosen.plan.describe()}" if form else chosen.plan.describe()
+
+
 def _op(graph: TileGraph, op: TileOp, chosen: "Candidate") -> list[str]:
     made = op.in_form(chosen.form)
     axes = " ".join(_axis(a) for a in made.axes)
     head = f"{op.name} = {op.kind}({', '.join(_operands(graph, op))}) over {axes or 'one element'}"
-    form = f"{made.form}: " if made.form else ""
     lines = [
         head,
-        f"  plan {form}{chosen.plan.describe()}: {chosen.cycles} cycles, "
+        f"  plan {plan_text(op, chosen)}: {chosen.cycles} cycles, "
         f"{chosen.resident} B resident, {chosen.result} B result, {chosen.temp} B temporary",
     ]
     for stage in chosen.stages:

@@ -5,7 +5,7 @@ priced by the codelet's own cycle formula on arrays; a diverse set is kept: the 
 differing shapes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Along, Everything, Operand, Span, TileOp
 from ipucc.passes.plan.grid import Plan
@@ -29,32 +30,43 @@ _SERIAL: Final = (1, 2, 4, 8, 16, 32)
 _WORTH_GATHERING: Final = 256
 
 
-def enumerate_plans(op: TileOp, hosted: tuple[bool, ...], target: Target, budget: int, keep: int) -> list[Plan]:
-    """At most `keep` plans for an op. `hosted[i]` says that operand i is written by the host where it is needed.
+def enumerate_plans(
+    forms: Sequence[TileOp], hosted: tuple[bool, ...], target: Target, budget: int, keep: int
+) -> list[tuple[int, Plan]]:
+    """At most `keep` plans for an op in any of its forms, as (position of the form, plan). `hosted[i]` says that
+    operand i is written by the host where it is needed.
 
     `budget` is the memory of a tile in bytes that one op may take; plans above it are dropped unless none is left,
     then the leanest is returned.
     """
-    parts = _combinations(op, target)
-    if op.result.axes:
-        serial_axes = [a for a in op.axes if a.kind == "parallel"]
-    else:
-        serial_axes = []
-    rows: list[tuple[Counts, str | None, int]] = [(parts, None, 1)]
-    base = _price(op, hosted, target, parts, None, 1)
-    if not (base.memory <= budget).any() or int(base.memory.min()) > budget // 2:
-        for axis in serial_axes:
-            for steps in _SERIAL[1:]:
-                if steps <= -(-axis.size // axis.grain):
-                    rows.append((parts, axis.name, steps))
     found: list[_Row] = []
-    for table, axis_name, steps in rows:
-        priced = base if axis_name is None else _price(op, hosted, target, table, axis_name, steps)
-        found += _select(op, table, priced, axis_name, steps, hosted, target, budget, keep)
-    fitting = [f for f in found if f.memory <= budget]
-    pool = fitting or sorted(found, key=lambda f: f.memory)[:1]
+    for family in _families(forms):
+        op = forms[family[0]]
+        parts = _combinations(op, target)
+        base = _price(forms, family, hosted, target, parts, None)
+        found += _select(family[0], parts, base, None, budget, keep)
+        if not (base.memory <= budget).any() or int(base.memory.min()) > budget // 2:
+            for axis in op.axes if op.result.axes else ():
+                for steps in _SERIAL[1:]:
+                    if axis.kind == "parallel" and steps <= -(-axis.size // axis.grain):
+                        serial = axis.name, steps
+                        priced = _price(forms, family, hosted, target, parts, serial)
+                        found += _select(family[0], parts, priced, serial, budget, keep)
+    pool = [f for f in found if f.memory <= budget] or sorted(found, key=lambda f: f.memory)[:1]
     pool.sort(key=lambda f: (f.score, f.memory))
-    return [f.plan for f in _diverse(pool, keep)]
+    return [
+        (f.form, Plan(_ordered(forms[f.family], f.parts, hosted), f.serial, f.gathered)) for f in _diverse(pool, keep)
+    ]
+
+
+def _families(forms: Sequence[TileOp]) -> list[list[int]]:
+    """Positions of forms that differ in codelets only: cut alike, they move and hold the same, and the best one of
+    each cut is enough."""
+    found: dict[tuple[object, ...], list[int]] = {}
+    for i, form in enumerate(forms):
+        key = (form.axes, tuple(id(o) for o in form.operands), form.partial is None, form.partial_dtype)
+        found.setdefault(key, []).append(i)
+    return list(found.values())
 
 
 def worth_gathering(held: Counts, spread: int) -> NDArray[np.bool_]:
@@ -64,9 +76,14 @@ def worth_gathering(held: Counts, spread: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class _Row:
-    """A plan with its estimated cycles, bytes while its op runs, and bytes that it holds all the time."""
+    """A plan with its estimated cycles, bytes while its op runs, and bytes that it holds all the time. `family` is the
+    first form that is cut like `form`."""
 
-    plan: Plan
+    family: int
+    form: int
+    parts: Counts
+    serial: tuple[str, int] | None
+    gathered: bool
     score: int
     memory: int
     resident: int
@@ -74,8 +91,10 @@ class _Row:
 
 @dataclass(frozen=True, eq=False)
 class _Priced:
-    """Cycles, bytes and resident bytes of every row; with gathered weights; and the bytes that gathering moves."""
+    """The best form of every row, with its cycles, bytes and resident bytes; these with gathered weights; and the
+    bytes that gathering moves."""
 
+    form: Counts
     score: Counts
     memory: Counts
     resident: Counts
@@ -147,10 +166,39 @@ def _span_extent(span: Span, n: Counts) -> Counts:
     return np.maximum(out, 1)
 
 
+def _computed(
+    op: TileOp, n: Mapping[str, Counts], split: Mapping[str, Counts], reduce: Counts, target: Target
+) -> tuple[Counts, Counts]:
+    """Cycles of a form's codelets for every row, and the scratch bytes they take."""
+    count = reduce.size
+    whole = np.broadcast_to(op.codelet.cycles(n, target), count).astype(np.int64)
+    temp = np.broadcast_to(op.codelet.temp_bytes(n, target), count).astype(np.int64)
+    if op.partial is None or op.combine is None or not (reduce > 1).any():
+        return whole, temp
+    first = np.broadcast_to(op.partial.cycles(n, target), count)
+    dealt = dict(n)
+    for a in op.axes:
+        if a.kind == "reduce":
+            dealt[a.name] = split[a.name]
+    if op.result.axes:
+        # The reduction deals a cell out to the tiles of its group, along its largest axis.
+        main = max(op.result.axes, key=lambda a: op.axis(a).size)
+        dealt[main] = np.maximum(1, -(-n[main] // reduce))
+    second = np.broadcast_to(op.combine.cycles(dealt, target), count)
+    return np.where(reduce > 1, first + second, whole), temp
+
+
 def _price(
-    op: TileOp, hosted: tuple[bool, ...], target: Target, parts: Counts, serial: str | None, steps: int
+    forms: Sequence[TileOp],
+    family: Sequence[int],
+    hosted: tuple[bool, ...],
+    target: Target,
+    parts: Counts,
+    serial: tuple[str, int] | None,
 ) -> _Priced:
-    n = _extents(op, parts, serial, steps)
+    op = forms[family[0]]
+    axis, steps = serial or (None, 1)
+    n = _extents(op, parts, axis, steps)
     count = parts.shape[0]
     split = {a.name: parts[:, i] for i, a in enumerate(op.axes)}
     reduce = np.ones(count, np.int64)
@@ -160,23 +208,18 @@ def _price(
     cell = np.ones(count, np.int64)
     for name in op.result.axes:
         cell = cell * n[name]
-    whole = np.broadcast_to(op.codelet.cycles(n, target), count).astype(np.int64)
-    compute, moved, phases = whole, np.zeros(count), np.ones(count, np.int64)
-    temp = np.broadcast_to(op.codelet.temp_bytes(n, target), count).astype(np.int64)
+    form = np.full(count, family[0], np.int64)
+    compute, temp = _computed(op, n, split, reduce, target)
+    for other in family[1:]:
+        cycles, scratch = _computed(forms[other], n, split, reduce, target)
+        better = cycles < compute
+        form, compute, temp = (
+            np.where(better, new, old) for new, old in ((other, form), (cycles, compute), (scratch, temp))
+        )
+    moved, phases = np.zeros(count), np.ones(count, np.int64)
     if op.partial is not None and op.combine is not None:
         partial_bytes = itemsize(op.partial_dtype)
-        first = np.broadcast_to(op.partial.cycles(n, target), count)
-        dealt = dict(n)
-        for a in op.axes:
-            if a.kind == "reduce":
-                dealt[a.name] = split[a.name]
-        if op.result.axes:
-            # The reduction deals a cell out to the tiles of its group, along its largest axis.
-            main = max(op.result.axes, key=lambda a: op.axis(a).size)
-            dealt[main] = np.maximum(1, -(-n[main] // reduce))
-        second = np.broadcast_to(op.combine.cycles(dealt, target), count)
         has = reduce > 1
-        compute = np.where(has, first + second, whole)
         moved = np.where(has, cell * partial_bytes * (reduce - 1) / reduce, 0.0)
         phases = np.where(has, 2, 1)
         temp = temp + np.where(has, cell * partial_bytes * 2, 0)
@@ -184,12 +227,15 @@ def _price(
     resident, shared = np.zeros(count, np.int64), np.zeros(count, np.int64)
     spread = np.zeros(count, np.int64)
     for operand, at_host in zip(op.operands, hosted, strict=True):
-        size = np.broadcast_to(_operand_elements(operand, n) * itemsize(operand.dtype), count).astype(np.int64)
+        elements = np.broadcast_to(_operand_elements(operand, n), count).astype(np.int64)
+        size = elements * itemsize(operand.dtype)
         along = {d.axis for d in operand.dims if not isinstance(d, Everything)}
-        again = steps if serial is None or serial in along else 1
+        again = steps if axis is None or axis in along else 1
         if not at_host:
-            moved = moved + size * (steps if serial in along else 1)
+            moved = moved + size * (steps if axis in along else 1)
             temp = temp + size * (2 if operand.pack_dim is not None else 1)
+            if operand.pack_dim is not None:
+                compute = compute + Pack(("all",)).cycles({"all": elements}, target)
             continue
         resident = resident + size * again
         least = -(-prod(operand.shape) * itemsize(operand.dtype) // target.tiles)
@@ -201,20 +247,12 @@ def _price(
     score = compute * steps + fabric
     extra = (shared / rate * target.exchange_factor).astype(np.int64) * steps + target.phase_cycles
     return _Priced(
-        score, resident + result + temp, resident, score + extra, spread + shared + result + temp, spread, shared
+        form, score, resident + result + temp, resident, score + extra, spread + shared + result + temp, spread, shared
     )
 
 
 def _select(
-    op: TileOp,
-    parts: Counts,
-    priced: _Priced,
-    serial: str | None,
-    steps: int,
-    hosted: tuple[bool, ...],
-    target: Target,
-    budget: int,
-    keep: int,
+    family: int, parts: Counts, priced: _Priced, serial: tuple[str, int] | None, budget: int, keep: int
 ) -> list[_Row]:
     """The best rows by time, by memory and along the front between them, resident and gathered."""
     out: list[_Row] = []
@@ -231,9 +269,12 @@ def _select(
         for bytes_ in (memory, resident):
             best = np.minimum.accumulate(bytes_[order])
             chosen += order[np.append(True, best[1:] < best[:-1])].tolist()
-        for i in dict.fromkeys(chosen):
-            plan = Plan(_ordered(op, parts[i], hosted), None if serial is None else (serial, steps), gathered)
-            out.append(_Row(plan, int(score[i]), int(memory[i]), int(resident[i])))
+        out += [
+            _Row(
+                family, int(priced.form[i]), parts[i], serial, gathered, int(score[i]), int(memory[i]), int(resident[i])
+            )
+            for i in dict.fromkeys(chosen)
+        ]
     return out
 
 
@@ -269,12 +310,12 @@ def _diverse(pool: list[_Row], keep: int) -> list[_Row]:
         step = max(1, -(-len(front) // max(1, keep // 5)))
         for i in [*front[::step], front[-1]]:
             chosen.setdefault(i)
-    shapes = {_shape(pool[i].plan) for i in chosen}
+    shapes = {_shape(pool[i]) for i in chosen}
     for i, row in enumerate(pool):
         if len(chosen) >= keep:
             break
-        if _shape(row.plan) not in shapes:
-            shapes.add(_shape(row.plan))
+        if _shape(row) not in shapes:
+            shapes.add(_shape(row))
             chosen.setdefault(i)
     for i in range(len(pool)):
         if len(chosen) >= keep:
@@ -294,6 +335,6 @@ def _front(sizes: list[int]) -> list[int]:
     return out
 
 
-def _shape(plan: Plan) -> tuple[object, ...]:
-    """What makes two plans alike for their neighbours: the cut of the largest two axes, to a factor of two."""
-    return (tuple((a, p.bit_length()) for a, p in plan.parts), plan.serial is None, plan.gathered)
+def _shape(row: _Row) -> tuple[object, ...]:
+    """What makes two plans alike for their neighbours: the cut of the axes, to a factor of two."""
+    return row.family, *(int(p).bit_length() for p in row.parts), row.serial is None, row.gathered

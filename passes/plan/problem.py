@@ -334,14 +334,11 @@ class _Maker:
     ) -> list[Candidate]:
         found: list[Candidate] = []
         base = self.hosted(i, op)
-        for form in range(len(op.forms) + 1):
-            made = op.in_form(form)
-            hosted = self.hosted(i, made)
-            if hosted != base:
-                # The host writes what this form would have to fetch: other readers hold it to their grains.
-                continue
-            plans = enumerate_plans(made, hosted, self.target, self.budget, self.keep)
-            found += [self._candidate(made, form, hosted, p) for p in plans]
+        # Where the host writes what a form would have to fetch, other readers hold it to their grains.
+        usable = [f for f in range(len(op.forms) + 1) if self.hosted(i, op.in_form(f)) == base]
+        forms = [op.in_form(f) for f in usable]
+        for at, plan in enumerate_plans(forms, base, self.target, self.budget, self.keep):
+            found.append(self._candidate(forms[at], usable[at], base, plan))
         if follow is not None:
             plans = [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
             found += [self._candidate(op, 0, base, p) for p in plans]

@@ -1,0 +1,1 @@
+"""Networks in the form in which exporters write them, with random weights (see ../make_models.py)."""

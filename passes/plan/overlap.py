@@ -1,5 +1,6 @@
 """What an edge costs: the bytes that must move between two layouts, tile by tile, without listing a transfer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -16,9 +17,6 @@ __all__ = ["EdgeCost", "Overlaps"]
 Counts = NDArray[np.int64]
 Small = NDArray[np.int32]
 
-_APART = -1
-"""A group whose neighbouring indices lie apart in memory: every element is a run of its own."""
-
 
 @dataclass(frozen=True)
 class EdgeCost:
@@ -34,55 +32,6 @@ class EdgeCost:
     def total(self) -> int:
         """All cycles of the edge."""
         return self.exchange + self.copy + self.sync
-
-
-@dataclass(frozen=True, eq=False)
-class _Intervals:
-    """Two cuts of one dimension: cells overlap in intervals, and no table of all pairs is needed.
-
-    `needed` is the size of every destination cell inside the tensor, `given` what every source cell gives to all;
-    `needed_runs` and `given_runs` count the same in contiguous runs. `chunk` is the number of neighbouring indices
-    that lie together in memory, 0 for any number.
-    """
-
-    src: tuple[Counts, Counts]
-    dst: tuple[Counts, Counts]
-    needed: Counts
-    given: Counts
-    needed_runs: Counts
-    given_runs: Counts
-    chunk: int
-
-    @staticmethod
-    def of(src: Cut, dst: Cut, size: int, chunk: int) -> "_Intervals":
-        lo = np.maximum(dst[0], 0).astype(np.int64)
-        hi = np.maximum(np.minimum(dst[1], size), lo)
-        first, behind = owned(src)
-        begin = first.astype(np.int64)
-        end = np.maximum(behind, begin)
-        needed, given = hi - lo, _covered(lo, hi, end) - _covered(lo, hi, begin)
-        if chunk == 0:
-            needed_runs, given_runs = _met(begin, end, lo, hi), _met(lo, hi, begin, end)
-        else:
-            needed_runs, given_runs = -(-needed // chunk), -(-given // chunk)
-        return _Intervals((begin, end), (lo, hi), needed, given, needed_runs, given_runs, chunk)
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """Shared elements and runs of every destination cell (rows) with every source cell (columns), and their sums."""
-
-    table: Small
-    breaks: Small
-    needed: Counts
-    given: Counts
-    needed_runs: Counts
-    given_runs: Counts
-
-    @staticmethod
-    def of(table: Small, breaks: Small) -> "_Table":
-        sums = [x.sum(axis=axis, dtype=np.int64) for x in (table, breaks) for axis in (1, 0)]
-        return _Table(table, breaks, *sums)
 
 
 def _covered(lo: Counts, hi: Counts, at: Counts) -> Counts:
@@ -105,167 +54,257 @@ def _met(lo: Counts, hi: Counts, begin: Counts, end: Counts) -> Counts:
     return np.asarray(np.where(end > begin, started - over, 0), np.int64)
 
 
-@dataclass(eq=False)
-class _Known:
-    """A layout as flat arrays: the tile of every (cell, replica), the cell of every (slot, tile), cell coordinates."""
+@dataclass(frozen=True, eq=False)
+class _Flat:
+    """A layout as flat arrays: the tile of every (cell, replica), the tile of every cell's first replica, and the
+    cell of every (slot, tile), -1 where there is none."""
 
     layout: Layout
     to: Small
     at: Small
     home: Small
     pairs: bool
-    _coords: dict[tuple[tuple[int, ...], bool], Small] = field(default_factory=dict)
+    cuts: tuple[int, ...]
+    _coords: dict[tuple[tuple[int, ...], int], Small] = field(default_factory=dict)
 
-    @staticmethod
-    def of(layout: Layout, tiles: int) -> "_Known":
-        to = np.ascontiguousarray(layout.tiles.reshape(-1), np.int32)
-        at = np.ascontiguousarray(layout.tiles[..., 0].reshape(-1), np.int32)
-        home = np.full((layout.slot_count, tiles), -1, np.int32)
-        cells = np.arange(at.size, dtype=np.int32)
-        slots = np.zeros(cells.size, np.int64) if layout.slots is None else layout.slots.reshape(-1)
-        for r in range(layout.replicas):
-            home[slots, layout.tiles[..., r].reshape(-1)] = cells
-        return _Known(layout, to, at, home, _pairs(layout))
-
-    def coords(self, dims: tuple[int, ...], replicas: bool) -> Small:
-        """Of every cell (of every replica of it), its place along the joined dimensions."""
+    def coords(self, dims: tuple[int, ...], replicas: int) -> Small:
+        """Of every cell (repeated per replica), its place along the joined dimensions."""
         key = dims, replicas
         if key not in self._coords:
             grid = self.layout.grid
-            cells = np.arange(self.at.size)
-            at = np.unravel_index(cells, grid) if grid else ()
-            lin = np.zeros(cells.size, np.int64)
+            lin = np.zeros((1,) * len(grid), np.int32)
             for d in dims:
-                lin = lin * grid[d] + at[d]
-            self._coords[key] = (np.repeat(lin, self.layout.replicas) if replicas else lin).astype(np.int32)
+                step = np.arange(grid[d], dtype=np.int32)
+                lin = lin * np.int32(grid[d]) + step.reshape([-1 if i == d else 1 for i in range(len(grid))])
+            self._coords[key] = np.repeat(np.broadcast_to(lin, grid).reshape(-1), replicas)
         return self._coords[key]
 
 
 @dataclass(eq=False)
+class _Pool:
+    """Growing storage for the kernel. A pair of cuts is stored as: 1 where it has a table else 0, destination cells,
+    source cells, where its table begins, entries of the table; then per destination and per source cell the elements,
+    and three times the runs (apart, of any length, in grains); then the table: keys (destination cell x source cells +
+    source cell), elements, runs of any length, runs in grains."""
+
+    values: list[Counts] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, *parts: Counts) -> int:
+        """Stores the parts behind each other and returns where they begin."""
+        begin = self.size
+        self.values += parts
+        self.size += sum(p.size for p in parts)
+        return begin
+
+    def array(self) -> Counts:
+        """All that is stored."""
+        joined = np.concatenate(self.values) if self.values else np.zeros(0, np.int64)
+        self.values = [joined]
+        return joined
+
+
+@dataclass(eq=False)
 class Overlaps:
-    """Edge costs between layouts; per group of a view, the overlaps of two cuts are counted once and kept."""
+    """Edge costs between layouts. What two cuts of one group have in common is counted once and kept."""
 
     target: Target
-    _counts: dict[tuple[object, ...], _Intervals | _Table] = field(default_factory=dict)
-    _known: dict[int, _Known] = field(default_factory=dict)
-    _cuts: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    _flats: dict[int, _Flat] = field(default_factory=dict)
+    _cuts: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    _edges: _Pool = field(default_factory=_Pool)
+    _pairs: dict[tuple[object, ...], int] = field(default_factory=dict)
+    _pool: _Pool = field(default_factory=_Pool)
 
     def cost(self, src: Layout, dst: Layout, view: View) -> EdgeCost:
         """Cycles until `dst` holds what it needs of `src` through `view`: bytes at the busiest port over the port's
         rate times the fitted factor, or the control of the fragments that the busiest tile receives if that is more;
         one phase; and the local share at the copy rate. Nothing when both agree."""
-        from ipucc.passes.plan.overlap_kernel import share_intervals, share_table, take, tally  # numba
+        return self.costs([src], [dst], view)[0][0]
 
-        if view.is_identity and src.same_as(dst):
-            return EdgeCost(0, 0, 0)
-        a, b = self._flat(src), self._flat(dst)
-        chunks = _chunks(src, dst, view)
-        want, want_runs = np.ones(b.to.size), np.ones(b.to.size)
-        given, given_runs = np.ones(a.at.size), np.ones(a.at.size)
-        met = [self._overlap(src, dst, g, chunk) for g, chunk in zip(view.groups, chunks, strict=True)]
-        for g, m in zip(view.groups, met, strict=True):
-            take(want, want_runs, b.coords(g.dst, True), m.needed, m.needed_runs)
-            take(given, given_runs, a.coords(g.src, False), m.given, m.given_runs)
-        held, held_runs = np.zeros(b.to.size), np.zeros(b.to.size)
-        for mine in a.home:
-            share, runs = np.ones(b.to.size), np.ones(b.to.size)
-            mine_here = mine[b.to]
-            for g, m in zip(view.groups, met, strict=True):
-                d, s = b.coords(g.dst, True), a.coords(g.src, False)
-                if isinstance(m, _Intervals):
-                    share_intervals(share, runs, mine_here, d, s, *m.dst, *m.src, m.chunk)
-                else:
-                    share_table(share, runs, mine_here, d, s, m.table, m.breaks)
-            if not view.groups:
-                share[mine_here < 0] = 0.0
-            held += share
-            held_runs += runs
-        most, total, near, out, into, both = tally(
-            b.to, want, want_runs, held, held_runs, given, given_runs, a.at, self.target.tiles
-        )
-        item, target = dst.itemsize, self.target
+    def costs(self, sources: Sequence[Layout], destinations: Sequence[Layout], view: View) -> list[list[EdgeCost]]:
+        """`cost` of every source (rows) with every destination."""
+        from ipucc.passes.plan.overlap_kernel import edge_loads  # numba: imported only where plans are made
+
+        a, b = [self._flat(x) for x in sources], [self._flat(x) for x in destinations]
+        if not a or not b:
+            return [[] for _ in a]
+        item, target = destinations[0].itemsize, self.target
+        shape = len(a), len(b), len(view.groups)
+        pair, variant = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        cut_src, cut_dst = np.zeros((shape[0], shape[2]), np.int64), np.zeros((shape[1], shape[2]), np.int64)
+        for g, group in enumerate(view.groups):
+            plain = _plain(group, view)
+            rows = [tuple(x.cuts[d] for d in group.src) for x in a]
+            columns = [tuple(x.cuts[d] for d in group.dst) for x in b]
+            known: dict[tuple[object, ...], int] = {}
+            for p, row in enumerate(rows):
+                for q, column in enumerate(columns):
+                    key = row, column
+                    if key not in known:
+                        known[key] = self._pair(sources[p], destinations[q], group, plain, key)
+                    pair[p, q, g] = known[key]
+            if plain is not None:
+                n = view.src[plain[0]]
+                cut_src[:, g] = [self._interval(x.layout.cuts[plain[0]], n, True) for x in a]
+                cut_dst[:, g] = [self._interval(x.layout.cuts[plain[1]], n, False) for x in b]
+        outer_a, outer_b = [_outwards(x) for x in sources], [_outwards(x) for x in destinations]
+        for p, x in enumerate(a):
+            for q, y in enumerate(b):
+                variant[p, q] = _variants(x, y, view, outer_a[p], outer_b[q])
+        loads = edge_loads(
+            *_joined([x.to for x in b]), _coordinates([[y.coords(g.dst, y.layout.replicas) for g in view.groups]
+                                                       for y in b]),
+            *_joined([x.at for x in a]), _coordinates([[x.coords(g.src, 1) for g in view.groups] for x in a]),
+            *_joined([x.home for x in a]), pair, variant, cut_src, cut_dst, self._edges.array(), self._pool.array(),
+            destinations[0].grain, target.tiles,
+        )  # fmt: skip
+        return [
+            [
+                EdgeCost(0, 0, 0)
+                if view.is_identity and src.same_as(dst)
+                else self._priced(loads[p, q].tolist(), item, b[q].pairs)
+                for q, dst in enumerate(destinations)
+            ]
+            for p, src in enumerate(sources)
+        ]
+
+    def _priced(self, loads: list[float], item: int, pairs: bool) -> EdgeCost:
+        most, total, near, out, into, both = loads
+        target = self.target
         copy = ceil(near * item / target.copy_bytes_per_cycle)
         if most == 0:
             return EdgeCost(0, copy, 0)
-        rate = target.pair_bytes_per_cycle if b.pairs else target.exchange_bytes_per_cycle
+        rate = target.pair_bytes_per_cycle if pairs else target.exchange_bytes_per_cycle
         # Every element leaves its tile once however many tiles listen; what no other tile needs stays.
         port = max(most, min(out, total)) * item / rate
         # Long runs are sent in several fragments.
         pieces = ceil(most * item / into / (4 * target.max_send_words))
-        into, both = into * pieces, both * pieces
-        cycles = max(ceil(port * target.exchange_factor), ceil(into) * target.fragment_cycles)
-        return EdgeCost(cycles, copy, target.phase_cycles, ceil(both) * target.fragment_code_bytes)
+        cycles = max(ceil(port * target.exchange_factor), ceil(into * pieces) * target.fragment_cycles)
+        return EdgeCost(cycles, copy, target.phase_cycles, ceil(both * pieces) * target.fragment_code_bytes)
 
-    def _flat(self, layout: Layout) -> _Known:
-        known = self._known.get(id(layout))
-        if known is None:
+    def _flat(self, layout: Layout) -> _Flat:
+        flat = self._flats.get(id(layout))
+        if flat is None:
+            to = np.ascontiguousarray(layout.tiles.reshape(-1), np.int32)
+            at = np.ascontiguousarray(layout.tiles[..., 0].reshape(-1), np.int32)
+            home = np.full((layout.slot_count, self.target.tiles), -1, np.int32)
+            slots = np.zeros(at.size, np.int64) if layout.slots is None else layout.slots.reshape(-1)
+            for r in range(layout.replicas):
+                home[slots, layout.tiles[..., r].reshape(-1)] = np.arange(at.size, dtype=np.int32)
+            cuts = tuple(
+                self._cuts.setdefault((lo.tobytes() + hi.tobytes(), n), len(self._cuts))
+                for (lo, hi), n in zip(layout.cuts, layout.shape, strict=True)
+            )
             # The entry keeps the layout, so that its id stays its own.
-            known = self._known[id(layout)] = _Known.of(layout, self.target.tiles)
-        return known
+            flat = self._flats[id(layout)] = _Flat(layout, to, at, home.reshape(-1), _pairs(layout), cuts)
+        return flat
 
-    def _cut(self, layout: Layout, d: int) -> bytes:
-        key = id(layout), d
-        if key not in self._cuts:
-            lo, hi = layout.cuts[d]
-            self._cuts[key] = lo.tobytes() + hi.tobytes()
-        return self._cuts[key]
+    def _interval(self, cut: Cut, size: int, source: bool) -> int:
+        """Where `edges` has the beginnings and ends of a cut's cells: of a source those that it owns, of a destination
+        those inside the tensor."""
+        key = (cut[0].tobytes() + cut[1].tobytes(), size, source)
+        if key not in self._pairs:
+            lo, hi = _inside(cut, size, source)
+            self._pairs[key] = self._edges.add(np.array([lo.size]), lo, hi)
+        return self._pairs[key]
 
-    def _overlap(self, src: Layout, dst: Layout, g: Group, chunk: int) -> _Intervals | _Table:
-        """How much of one group two cells share, counted once per pair of cuts."""
-        plain = len(g.src) == len(g.dst) == 1 and g.is_identity and src.shape[g.src[0]] == dst.shape[g.dst[0]]
-        key = (
-            0 if plain else g.digest,
-            chunk,
-            tuple(src.shape[d] for d in g.src),
-            tuple(dst.shape[d] for d in g.dst),
-            *(self._cut(src, d) for d in g.src),
-            *(self._cut(dst, d) for d in g.dst),
-        )
-        if key not in self._counts:
-            if plain:
-                step = 1 if chunk == _APART else chunk
-                made: _Intervals | _Table = _Intervals.of(
-                    src.cuts[g.src[0]], dst.cuts[g.dst[0]], src.shape[g.src[0]], step
-                )
+    def _pair(
+        self, src: Layout, dst: Layout, group: Group, plain: tuple[int, int] | None, cuts: tuple[object, ...]
+    ) -> int:
+        """Where the pool has the pair of the two layouts' cuts along a group."""
+        grain = dst.grain
+        name = group.digest if plain is None else ""
+        key = (name, grain, cuts, tuple(src.shape[d] for d in group.src), tuple(dst.shape[d] for d in group.dst))
+        if key not in self._pairs:
+            if plain is None:
+                self._pairs[key] = self._table(src, dst, group, grain)
             else:
-                made = _Table.of(*_count(src, dst, g, chunk))
-            self._counts[key] = made
-        return self._counts[key]
+                size = src.shape[plain[0]]
+                begin, end = _inside(src.cuts[plain[0]], size, True)
+                lo, hi = _inside(dst.cuts[plain[1]], size, False)
+                needed, given = hi - lo, _covered(lo, hi, end) - _covered(lo, hi, begin)
+                self._pairs[key] = self._pool.add(
+                    np.array([0, needed.size, given.size, 0, 0]),
+                    needed, given, needed, given, _met(begin, end, lo, hi), _met(lo, hi, begin, end),
+                    -(-needed // grain), -(-given // grain),
+                )  # fmt: skip
+        return self._pairs[key]
+
+    def _table(self, src: Layout, dst: Layout, group: Group, grain: int) -> int:
+        keys, cells, elements, breaks, grains = _count(src, dst, group, grain)
+        rows = int(np.prod([dst.grid[d] for d in group.dst], dtype=np.int64))
+        sums = [
+            np.bincount(where, weights=x, minlength=n).astype(np.int64)
+            for x in (elements, elements, breaks, grains)
+            for where, n in ((keys // cells, rows), (keys % cells, cells))
+        ]
+        head = np.array([1, rows, cells, 0, keys.size])
+        begin = self._pool.size + head.size + sum(x.size for x in sums)
+        head[3] = begin
+        # Elements are also the runs of the first kind: where neighbours lie apart, each is one.
+        return self._pool.add(head, *sums, keys, elements, breaks, grains)
 
 
-def _chunks(src: Layout, dst: Layout, view: View) -> list[int]:
-    """Per group how many of its neighbouring indices lie together in both layouts (see `_Intervals.chunk`).
+def _plain(group: Group, view: View) -> tuple[int, int] | None:
+    """The source and the destination dimension of a group that is one dimension as it is, those of size 1 left out."""
+    src = [d for d in group.src if view.src[d] != 1]
+    dst = [d for d in group.dst if view.dst[d] != 1]
+    if len(src) == len(dst) == 1 and group.is_identity and view.src[src[0]] == view.dst[dst[0]]:
+        return src[0], dst[0]
+    return None
+
+
+def _inside(cut: Cut, size: int, source: bool) -> tuple[Counts, Counts]:
+    if source:
+        first, behind = owned(cut)
+        begin = first.astype(np.int64)
+        return begin, np.maximum(behind, begin)
+    lo = np.maximum(cut[0], 0).astype(np.int64)
+    return lo, np.maximum(np.minimum(cut[1], size), lo)
+
+
+def _joined(parts: list[Small]) -> tuple[Small, Counts]:
+    """Arrays behind each other, and where each begins."""
+    return np.concatenate(parts), np.cumsum([0, *(p.size for p in parts)])
+
+
+def _coordinates(parts: list[list[Small]]) -> Small:
+    flat = [x for part in parts for x in part]
+    return np.concatenate(flat) if flat else np.zeros(0, np.int32)
+
+
+def _variants(a: _Flat, b: _Flat, view: View, src_order: list[int], dst_order: list[int]) -> list[int]:
+    """Per group how runs are counted: 0 every element apart, 1 neighbours join, 2 the elements of a grain join.
 
     In memory a cell is [grains][other dimensions][grain]: neighbours along the last other dimension always touch,
     those along one further out only where everything inside is whole in both layouts.
     """
-    src_order, dst_order = _outwards(src), _outwards(dst)
-    chunks = [_APART] * len(view.groups)
+    src, dst = a.layout, b.layout
+    found = [0] * len(view.groups)
     number = {d: i for i, g in enumerate(view.groups) for d in g.dst}
     for i, g in enumerate(view.groups):
         if src.grain_dim in g.src and dst.grain_dim in g.dst:
-            chunks[i] = dst.grain
-    for a, b in zip(src_order, dst_order, strict=False):
-        i = number.get(b, -1)
-        if i < 0 or a not in view.groups[i].src:
+            found[i] = 2
+    for x, y in zip(src_order, dst_order, strict=False):
+        i = number.get(y, -1)
+        if i < 0 or x not in view.groups[i].src:
             break
-        chunks[i] = 0
-        g = view.groups[i]
-        plain = len(g.src) == len(g.dst) == 1 and g.is_identity
-        if not plain or src.cell[a] != dst.cell[b] or not np.array_equal(src.cuts[a][0], dst.cuts[b][0]):
+        found[i] = 1
+        if _plain(view.groups[i], view) is None or a.cuts[x] != b.cuts[y]:
             break
-    return chunks
+    return found
 
 
 def _outwards(layout: Layout) -> list[int]:
-    """Dimensions by the distance of neighbours in memory, nearest first; those with one index in every cell last."""
+    """Dimensions by the distance of neighbours in memory, nearest first, without those of one index in every cell."""
     order = [d for d in reversed(range(len(layout.shape))) if d != layout.grain_dim]
     order += [layout.grain_dim] if layout.shape else []
     return [d for d in order if layout.cell[d] > 1]
 
 
-def _count(src: Layout, dst: Layout, g: Group, chunk: int) -> tuple[Small, Small]:
-    """[destination cells, source cells]: elements that both hold, and the contiguous runs that they form."""
+def _count(src: Layout, dst: Layout, g: Group, grain: int) -> tuple[Counts, int, Counts, Counts, Counts]:
+    """Every pair of cells that share elements, as (destination cell x `cells` + source cell) in ascending order,
+    `cells`, and per pair the elements, their runs and their runs within grains."""
     cell, linear = np.zeros(1, np.int64), np.zeros(1, np.int64)
     for d in g.dst:
         lo, hi = (x.astype(np.int64) for x in dst.cuts[d])
@@ -279,23 +318,23 @@ def _count(src: Layout, dst: Layout, g: Group, chunk: int) -> tuple[Small, Small
     source = g.index[linear] if linear.size else linear
     keep = source >= 0
     cell, source, linear = cell[keep], source[keep], linear[keep]
-    at, scale, left = np.zeros(source.size, np.int64), 1, source
+    at, cells, left = np.zeros(source.size, np.int64), 1, source
     for d in reversed(g.src):
         index = left % src.shape[d]
         left = left // src.shape[d]
-        at += (np.searchsorted(src.cuts[d][0], index, side="right") - 1) * scale
-        scale *= src.grid[d]
-    cells = int(np.prod([dst.grid[d] for d in g.dst], dtype=np.int64))
-    both = cell * scale + at
-    table = np.bincount(both, minlength=cells * scale).reshape(cells, scale).astype(np.int32)
-    if chunk == _APART:
-        return table, table
+        at += (np.searchsorted(src.cuts[d][0], index, side="right") - 1) * cells
+        cells *= src.grid[d]
+    both = cell * cells + at
     begins = np.ones(source.size, bool)
     begins[1:] = (np.diff(both) != 0) | (np.diff(source) != 1) | (np.diff(linear) != 1)
-    if chunk > 0:
-        begins |= (linear % chunk == 0) | (source % chunk == 0)
-    breaks = np.bincount(both[begins], minlength=cells * scale).reshape(cells, scale).astype(np.int32)
-    return table, breaks
+    first = np.flatnonzero(begins)
+    length = np.diff(np.append(first, source.size))
+    # A run holds a piece of every grain that it begins in or runs through.
+    tops = (source[first] % grain + length + grain - 1) // grain
+    keys, where = np.unique(both[first], return_inverse=True)
+    sums = [np.bincount(where, weights=x, minlength=keys.size).astype(np.int64)
+            for x in (length, np.ones(first.size), tops)]  # fmt: skip
+    return keys, cells, sums[0], sums[1], sums[2]
 
 
 def _pairs(layout: Layout) -> bool:

@@ -412,17 +412,15 @@ class _Maker:
             rows = [home_layout(self.graph.ops[j], kk, c, self.target) for c in candidates[j]]
             key = (self.signatures[j] + str(kk), self.signatures[i], str(k), view_key)
         if key not in self.tables:
-            table = np.zeros((len(rows), len(candidates[i])), np.int64)
-            for q, cand in enumerate(candidates[i]):
+            wanted, rounds = [], []
+            for cand in candidates[i]:
                 stage = next(st for st in cand.stages if k in st.operands)
                 operand = self.graph.ops[i].in_form(cand.form).operands[k]
-                layout = operand_layout(operand, stage.grid.round(0))
-                full = operand_layout(operand, stage.grid)
-                rounds = stage.grid.rounds if full.slots is not None else 1
-                for p, src in enumerate(rows):
-                    cost = self.overlaps.cost(src, layout, s.view)
-                    table[p, q] = (cost.total if k == 0 else cost.exchange + cost.copy) * rounds
-            self.tables[key] = table
+                wanted.append(operand_layout(operand, stage.grid.round(0)))
+                rounds.append(stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1)
+            costs = self.overlaps.costs(rows, wanted, s.view)
+            once = np.array([[c.total if k == 0 else c.exchange + c.copy for c in row] for row in costs], np.int64)
+            self.tables[key] = once * np.asarray(rounds, np.int64)
         return j, self.tables[key]
 
     def _last_use(self) -> dict[int, int]:

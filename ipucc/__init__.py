@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipucc.api import Cycles, Executable, Profile, Result, compile, load
+    from ipucc.comparison import Comparison, diff
     from ipucc.diagnostics import CompileError, Diagnostic, DoesNotFit, NumbersDiffer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "CompileError",
     "Cycles",
     "Diagnostic",
@@ -22,11 +24,13 @@ __all__ = [
     "Profile",
     "Result",
     "compile",
+    "diff",
     "load",
 ]
 
 _HOMES = {
     **dict.fromkeys(("Cycles", "Executable", "Profile", "Result", "compile", "load"), "ipucc.api"),
+    **dict.fromkeys(("Comparison", "diff"), "ipucc.comparison"),
     **dict.fromkeys(("CompileError", "Diagnostic", "DoesNotFit", "NumbersDiffer"), "ipucc.diagnostics"),
 }
 

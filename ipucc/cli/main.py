@@ -8,6 +8,7 @@ import click
 
 from ipucc import __version__
 from ipucc.cli.compile import compile_command
+from ipucc.cli.diff import diff_command
 from ipucc.cli.inspect import inspect_command
 from ipucc.cli.opt import opt_command
 from ipucc.cli.passes import passes_command
@@ -50,6 +51,7 @@ cli = _Verbs(
         compile_command,
         run_command,
         inspect_command,
+        diff_command,
         opt_command,
         validate_command,
         passes_command,

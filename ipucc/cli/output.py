@@ -86,7 +86,7 @@ def _ruled(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], ri
 
 
 def _number(text: str) -> bool:
-    return text.replace(",", "").replace(".", "").replace("%", "").replace(" ", "").lstrip("-").isdigit() or text == ""
+    return text.replace(",", "").replace(".", "").replace("%", "").replace(" ", "").lstrip("+-").isdigit() or text == ""
 
 
 def _unwritable(path: Path, reason: str) -> CompileError:

@@ -266,6 +266,7 @@ class Builder:
         partial: Codelet | None = None,
         partial_dtype: str = "float32",
         combine: Codelet | None = None,
+        statistics: tuple[str, ...] = (),
         macs: int = 0,
         sparse_macs: int | None = None,
     ) -> Ref:
@@ -290,7 +291,8 @@ class Builder:
         self.graph.ops.append(
             TileOp(
                 title, kind, final, tuple(operands), Result(tensor, tuple(result_axes), dtype, grain_dim), codelet,
-                partial, partial_dtype, combine, macs, sparse_macs, origin(self._node) if self._node else (),
+                partial, partial_dtype, combine, statistics, macs, sparse_macs,
+                origin(self._node) if self._node else (),
             )
         )  # fmt: skip
         return Ref((Source(tensor, View.identity(shape)),), shape, dtype)

@@ -1,17 +1,15 @@
-"""Normalisations: on the tiles row by row, long rows in stages of reductions and elementwise ops."""
+"""Normalisations over rows, which may be cut over tiles, and those by given statistics."""
 
 from collections.abc import Sequence
-from math import prod
 
 import onnx_ir as ir
 
-from ipucc.codelets.rows import Normalise
+from ipucc.codelets.rows import STATISTIC, Moments, Normalise, NormaliseParts
 from ipucc.dtypes import is_float
 from ipucc.ops.builder import Builder, lowering
 from ipucc.ops.elementwise import broadcast_dims, elementwise
 from ipucc.ops.graph import Ref
 from ipucc.ops.reduce import keep_dims, reduce, statistics_type
-from ipucc.ops.rows import fits_a_row, narrow, wide
 from ipucc.ops.spec import Along, Axis
 
 __all__ = ["normalise"]
@@ -28,19 +26,20 @@ def normalise(
     if not is_float(x.dtype):
         raise b.fail("IPU0203", f"a normalisation of {x.dtype} is not supported")
     params = [_cast(b, p, x.dtype) for p in (scale, bias) if p is not None]
-    if not fits_a_row(b, x, dims):
-        return _staged(b, x, dims, eps, centred, params, scale is not None)
     names = tuple(f"d{i}" for i in range(len(x.shape)))
-    axes = [
-        Axis(a, n, "whole" if i in dims else "parallel") for i, (a, n) in enumerate(zip(names, x.shape, strict=True))
-    ]
+    over = tuple(names[d] for d in dims)
+    axes = [Axis(a, n, "row" if a in over else "parallel") for a, n in zip(names, x.shape, strict=True)]
+    axes.append(Axis(STATISTIC, 3 if centred else 2, "whole"))
     operands = [b.operand(x, [Along(a) for a in names])]
     for ref in params:
         full = b.reshape(ref, (1,) * (len(x.shape) - len(ref.shape)) + ref.shape)
-        operands.append(b.operand(full, broadcast_dims(full.shape, names, x.shape)))
-    over = tuple(names[d] for d in dims)
-    codelet = Normalise(names, over, eps, centred, scale is not None, bias is not None, x.dtype)
-    return b.compute("Normalise", axes, operands, names, x.dtype, codelet, operands[0].grain_dim)
+        operands.append(b.operand(full, broadcast_dims(full.shape, names, x.shape), epilogue=True))
+    form = (names, over, eps, centred, scale is not None, bias is not None, x.dtype)
+    return b.compute(
+        "Normalise", axes, operands, names, x.dtype, Normalise(*form), operands[0].grain_dim,
+        partial=Moments(names, over, centred, x.dtype), combine=NormaliseParts(*form),
+        statistics=(*(a for a in names if a not in over), STATISTIC),
+    )  # fmt: skip
 
 
 def _cast(b: Builder, ref: Ref, dtype: str) -> Ref:
@@ -49,21 +48,14 @@ def _cast(b: Builder, ref: Ref, dtype: str) -> Ref:
     return elementwise(b, f'Cast(a0, to="{dtype}")', [ref], ref.shape, dtype)
 
 
-def _staged(
-    b: Builder, x: Ref, dims: Sequence[int], eps: float, centred: bool, params: Sequence[Ref], scaled: bool
-) -> Ref:
-    """The same with rows cut over tiles: the mean, x without it, the inverse deviation, the product."""
-    row, share = keep_dims(x.shape, dims), 1.0 / max(prod(x.shape[d] for d in dims), 1)
-    kept = statistics_type(x.dtype)
-    if centred:
-        mean = b.reshape(reduce(b, x, dims, "sum", scale=share, dtype=kept), row)
-        x = elementwise(b, narrow(f"Sub({wide('a0', x.dtype)}, a1)", x.dtype), [x, mean], x.shape, x.dtype)
-    form = f"Reciprocal(Sqrt(Add(x, {eps!r})))"
-    inverse = b.reshape(reduce(b, x, dims, "sumsq", scale=share, expr=form, dtype=kept), row)
-    expr = narrow(f"Mul({wide('a0', x.dtype)}, a1)", x.dtype)
-    for i in range(len(params)):
-        expr = f"{'Mul' if scaled and i == 0 else 'Add'}({expr}, a{2 + i})"
-    return elementwise(b, expr, [x, inverse, *params], x.shape, x.dtype)
+def _wide(expr: str, dtype: str) -> str:
+    """The text of an expression of type `dtype`, in the type that statistics are kept in."""
+    return expr if statistics_type(dtype) == dtype else f'Cast({expr}, to="{statistics_type(dtype)}")'
+
+
+def _narrow(expr: str, dtype: str) -> str:
+    """The text of an expression in the type of statistics, in `dtype`."""
+    return expr if statistics_type(dtype) == dtype else f'Cast({expr}, to="{dtype}")'
 
 
 @lowering("LayerNormalization", "RMSNormalization")
@@ -116,7 +108,7 @@ def _batch(b: Builder, node: ir.Node) -> None:
     factor = elementwise(b, f"Div(a0, Sqrt(Add(a1, {eps!r})))", [params[0], params[3]], channels, kept)
     summand = elementwise(b, "Sub(a0, Mul(a1, a2))", [params[1], params[2], factor], channels, kept)
     form = (*channels, *(1 for _ in x.shape[2:]))
-    expr = narrow(f"Add(Mul({wide('a0', x.dtype)}, a1), a2)", x.dtype)
+    expr = _narrow(f"Add(Mul({_wide('a0', x.dtype)}, a1), a2)", x.dtype)
     b.define(node, elementwise(b, expr, [x, b.reshape(factor, form), b.reshape(summand, form)], x.shape, x.dtype))
 
 

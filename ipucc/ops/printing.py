@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_text", "print_placement"]
 
-_MARKS = {"parallel": "", "reduce": "+", "whole": "!"}
+_MARKS = {"parallel": "", "reduce": "+", "row": "*", "whole": "!"}
 
 
 def print_placement(graph: TileGraph, placement: "Placement") -> str:

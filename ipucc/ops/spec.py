@@ -20,13 +20,14 @@ from ipucc.tiles.view import View
 
 __all__ = ["Along", "Axis", "DimMap", "Everything", "Operand", "Result", "Source", "Span", "TileOp"]
 
-AxisKind = Literal["parallel", "reduce", "whole"]
+AxisKind = Literal["parallel", "reduce", "row", "whole"]
 
 
 @dataclass(frozen=True)
 class Axis:
     """One axis of an iteration space. `parallel` axes may be cut freely, cutting a `reduce` axis leaves partials,
-    a `whole` axis is never cut over tiles. Cuts fall on multiples of `grain`. A `pinned` axis has one index per cell.
+    cutting a `row` axis, which the result has as well, leaves statistics that every cell of the row needs, and a
+    `whole` axis is never cut over tiles. Cuts fall on multiples of `grain`. A `pinned` axis has one index per cell.
     """
 
     name: str
@@ -144,6 +145,8 @@ class TileOp:
 
     `codelet` computes finished results. Where a reduce axis is cut, `partial` computes partials of type
     `partial_dtype` (one more leading dimension per cut axis) and `combine` reduces them and applies the epilogue.
+    Where a row axis is cut, `partial` computes statistics of the axes `statistics`, behind one leading dimension per
+    row axis, and `combine` makes the cell's own part of the result of those of all parts, the operands read again.
     `macs` counts multiply-accumulates of the dense op, for utilisation.
 
     `forms` are other ways to compute the same: each reads the same sources by operands in the same order and writes
@@ -160,6 +163,7 @@ class TileOp:
     partial: Codelet | None = None
     partial_dtype: str = "float32"
     combine: Codelet | None = None
+    statistics: tuple[str, ...] = ()
     macs: int = 0
     sparse_macs: int | None = None
     origin: tuple[str, ...] = field(default=())
@@ -169,6 +173,11 @@ class TileOp:
     def in_form(self, form: int) -> "TileOp":
         """The op itself for 0, else the form of this number, counted from 1."""
         return self.forms[form - 1] if form else self
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The row axes."""
+        return tuple(a.name for a in self.axes if a.kind == "row")
 
     def axis(self, name: str) -> Axis:
         """The axis of this name."""

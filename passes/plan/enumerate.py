@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipucc.codelets.copy import Pack
+from ipucc.codelets.rows import parts_axis
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Along, Everything, Operand, Span, TileOp
 from ipucc.passes.plan.grid import Plan
@@ -109,7 +110,7 @@ def _combinations(op: TileOp, target: Target) -> Counts:
     table = np.zeros((1, 0), np.int64)
     product = np.ones(1, np.int64)
     for axis in op.axes:
-        cuttable = axis.kind == "parallel" or (axis.kind == "reduce" and _leaves_words(op))
+        cuttable = axis.kind == "parallel" or (axis.kind in ("reduce", "row") and _leaves_words(op))
         options = useful_parts(-(-axis.size // axis.grain), target.tiles) if cuttable else np.ones(1, np.int64)
         if axis.pinned:
             options = np.asarray([axis.size])
@@ -180,7 +181,9 @@ def _computed(
     for a in op.axes:
         if a.kind == "reduce":
             dealt[a.name] = split[a.name]
-    if op.result.axes:
+        elif a.kind == "row":
+            dealt[parts_axis(a.name)] = split[a.name]
+    if op.result.axes and not op.rows:
         # The reduction deals a cell out to the tiles of its group, along its largest axis.
         main = max(op.result.axes, key=lambda a: op.axis(a).size)
         dealt[main] = np.maximum(1, -(-n[main] // reduce))
@@ -203,7 +206,7 @@ def _price(
     split = {a.name: parts[:, i] for i, a in enumerate(op.axes)}
     reduce = np.ones(count, np.int64)
     for a in op.axes:
-        if a.kind == "reduce":
+        if a.kind in ("reduce", "row"):
             reduce = reduce * split[a.name]
     cell = np.ones(count, np.int64)
     for name in op.result.axes:
@@ -219,10 +222,19 @@ def _price(
     moved, phases = np.zeros(count), np.ones(count, np.int64)
     if op.partial is not None and op.combine is not None:
         partial_bytes = itemsize(op.partial_dtype)
+        if op.rows:
+            # Every tile receives the statistics of all other parts.
+            left = np.full(count, partial_bytes, np.int64)
+            for name in op.statistics:
+                left = left * n[name]
+            received, kept = left * (reduce - 1.0), left * (reduce + 1)
+        else:
+            left = cell * partial_bytes
+            received, kept = left * (reduce - 1) / reduce, left * 2
         has = reduce > 1
-        moved = np.where(has, cell * partial_bytes * (reduce - 1) / reduce, 0.0)
+        moved = np.where(has, received, 0.0)
         phases = np.where(has, 2, 1)
-        temp = temp + np.where(has, cell * partial_bytes * 2, 0)
+        temp = temp + np.where(has, kept, 0)
     result = cell * itemsize(op.result.dtype) * steps
     resident, shared = np.zeros(count, np.int64), np.zeros(count, np.int64)
     spread = np.zeros(count, np.int64)

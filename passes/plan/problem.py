@@ -300,7 +300,7 @@ class _Maker:
             [(a.name, a.size, a.kind, a.grain) for a in op.axes],
             [(list(o.shape), o.dtype, o.grain_dim, o.pack_dim, o.epilogue, [_dim(d) for d in o.dims],
               len(o.sources)) for o in op.operands],
-            [list(op.result.axes), op.result.dtype, op.result.grain_dim, op.partial_dtype],
+            [list(op.result.axes), op.result.dtype, op.result.grain_dim, op.partial_dtype, list(op.statistics)],
             [c.to_json() if c is not None else None for c in (op.codelet, op.partial, op.combine)],
             self.hosted(i, op),
             [self._regrains(o) for o in op.operands],
@@ -367,22 +367,24 @@ class _Maker:
             for k in stage.operands:
                 o = op.operands[k]
                 layout = operand_layout(o, stage.grid)
+                # What the stage before has brought lies on the same tiles still.
+                times = 0 if any(k in st.operands for st in stages[:s]) else rounds
                 if hosted[k]:
                     home = (
                         gather_home(layout, self.target)
                         if plan.gathered and gatherable(layout, self.target)
                         else layout
                     )
-                    resident += home.nbytes
+                    resident += home.nbytes if times else 0
                     if home is not layout:
                         here += layout.slot_bytes
-                        cycles += rounds * self.overlaps.cost(home, layout, _identity_of(layout)).total
+                        cycles += times * self.overlaps.cost(home, layout, _identity_of(layout)).total
                 else:
                     here += layout.slot_bytes
                 if o.pack_dim is not None:
                     packed = operand_layout(o, first, o.pack_dim)
                     here += packed.slot_bytes
-                    cycles += rounds * pack_cycles(o, packed, self.target)
+                    cycles += times * pack_cycles(o, packed, self.target)
             temp = max(temp, here)
         return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp)
 

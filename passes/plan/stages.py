@@ -1,7 +1,8 @@
 """An op under its plan: the stages that run one after the other.
 
 An op without a cut reduce axis is one stage. Cutting a reduce axis makes two: partials on every tile, then a
-reduction that deals the result cell of every group of tiles back to the tiles of the group.
+reduction that deals the result cell of every group of tiles back to the tiles of the group. Cutting a row makes two on
+the same cells: statistics on every tile, then its own part of the result, of the statistics of all parts.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from math import prod
 import numpy as np
 
 from ipucc.codelets.base import Codelet
+from ipucc.codelets.rows import parts_axis
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Along, Axis, Operand, TileOp
 from ipucc.passes.plan.grid import Grid, Plan, grid_of, result_layout
@@ -25,7 +27,9 @@ class Stage:
     """One compute set per serial round, and where its result lies.
 
     `operands` are positions in the op's operands; `takes_partials` says that the result of the stage before comes
-    first. `suffix` tells the stages of one op apart. Ops that differ in names only share their stages.
+    first. `suffix` tells the stages of one op apart. Ops that differ in names only share their stages. An operand that
+    two stages read is brought once: both have the same cells on the same tiles, and a round of the one is followed by
+    that of the other.
     """
 
     suffix: str
@@ -43,7 +47,7 @@ def stages_of(op: TileOp, plan: Plan) -> tuple[Stage, ...]:
     """The stages of an op under a plan; the last one's layout is where the op's result rests."""
     grid = grid_of(op, plan)
     shape = tuple(op.axis(a).size for a in op.result.axes)
-    cut = [a.name for a in op.axes if a.kind == "reduce" and grid.cells[a.name][0].size > 1]
+    cut = [a.name for a in op.axes if a.kind in ("reduce", "row") and grid.cells[a.name][0].size > 1]
     if not cut:
         layout = result_layout(op.result.axes, shape, op.result.dtype, op.result.grain_dim, grid)
         return (
@@ -61,9 +65,11 @@ def stages_of(op: TileOp, plan: Plan) -> tuple[Stage, ...]:
         )
     if op.partial is None or op.combine is None:
         raise ValueError(f"op {op.name!r} has no partials, but its plan cuts {cut}")
+    if op.rows:
+        return _along_rows(op, grid, op.partial, op.combine)
     held = (*cut, *op.result.axes)
     sizes = (*(grid.cells[a][0].size for a in cut), *shape)
-    partials = _partial_layout(op, grid, cut, sizes)
+    partials = _partial_layout(op, grid, cut, held, sizes)
     first = tuple(i for i, o in enumerate(op.operands) if not o.epilogue)
     make = Stage(".partials", op.partial, grid, first, False, partials, held, op.partial_dtype, op.macs)
     joined = _combined_grid(op, grid, cut)
@@ -75,24 +81,48 @@ def stages_of(op: TileOp, plan: Plan) -> tuple[Stage, ...]:
     return make, join
 
 
-def _partial_layout(op: TileOp, grid: Grid, cut: Sequence[str], sizes: tuple[int, ...]) -> Layout:
+def _along_rows(op: TileOp, grid: Grid, partial: Codelet, combine: Codelet) -> tuple[Stage, Stage]:
+    """Statistics and results on the same cells; the axes that count parts have one cell, of all parts."""
+    parts = tuple(grid.cells[a][0].size for a in op.rows)
+    counted = {parts_axis(a): whole(n) for a, n in zip(op.rows, parts, strict=True)}
+    tiles = grid.tiles.reshape(*grid.tiles.shape, *([1] * len(parts)))
+    cells = Grid((*grid.axes, *counted), {**grid.cells, **counted}, tiles, grid.serial, grid.rounds)
+    held = (*op.rows, *op.statistics)
+    sizes = (*parts, *(op.axis(a).size for a in op.statistics))
+    statistics = _partial_layout(op, cells, op.rows, held, sizes)
+    first = tuple(i for i, o in enumerate(op.operands) if not o.epilogue)
+    shape = tuple(op.axis(a).size for a in op.result.axes)
+    layout = result_layout(op.result.axes, shape, op.result.dtype, op.result.grain_dim, cells)
+    every = tuple(range(len(op.operands)))
+    return (
+        Stage(".statistics", partial, cells, first, False, statistics, held, op.partial_dtype, op.macs),
+        Stage("", combine, cells, every, True, layout, op.result.axes, op.result.dtype, 0),
+    )
+
+
+def _partial_layout(
+    op: TileOp, grid: Grid, cut: Sequence[str], held: Sequence[str], sizes: tuple[int, ...]
+) -> Layout:  # fmt: skip
     """Partials as a tensor with a leading dimension of one index per cell of each cut reduce axis."""
     ones = {a: (np.arange(n, dtype=np.int32), np.arange(1, n + 1, dtype=np.int32))
             for a, n in zip(cut, sizes, strict=False)}  # fmt: skip
     index = Grid(grid.axes, {**grid.cells, **ones}, grid.tiles, grid.serial, grid.rounds)
-    return result_layout((*cut, *op.result.axes), sizes, op.partial_dtype, _grain_dim(op, len(cut)), index)
+    return result_layout(held, sizes, op.partial_dtype, _grain_dim(op, len(cut)), index)
 
 
 def partial_operand(op: TileOp, stage: Stage) -> Operand:
-    """The partials as the reduction reads them: the cut axes whole, the result's axes cell by cell."""
-    lead = len(stage.result_axes) - len(op.result.axes)
+    """The partials as the next stage reads them: the cut axes whole, the other axes cell by cell."""
+    lead = len(stage.result_axes) - len(op.statistics or op.result.axes)
     shape = stage.layout.shape
-    dims = tuple(Along(a) for a in stage.result_axes)
+    dims = tuple(Along(parts_axis(a) if a in op.rows else a) for a in stage.result_axes)
     return Operand((), shape, dims, stage.dtype, _grain_dim(op, lead))
 
 
 def _grain_dim(op: TileOp, lead: int) -> int:
-    """The grain dimension of partials with `lead` dimensions before the result's; a result of one element has none."""
+    """The grain dimension of partials with `lead` dimensions of parts: the statistics of a row stay together, partials
+    lie like the result. A result of one element has none."""
+    if op.statistics:
+        return lead + len(op.statistics) - 1
     return lead + op.result.grain_dim if op.result.axes else 0
 
 

@@ -94,22 +94,22 @@ class _Lowering:
         return self.held[index]
 
     def _op(self, i: int, op: TileOp, chosen: Candidate) -> None:
-        partials = -1
-        for stage in chosen.stages:
-            name = op.name + stage.suffix
-            result = self._buffer(name, stage.dtype, stage.layout)
-            self.made_by[result] = i
-            shared: dict[int, tuple[int, Layout]] = {}
-            for turn in range(stage.grid.rounds):
-                self._round(i, op, chosen, stage, name, turn, result, partials, shared)
-            partials = result
-        self.held[op.result.tensor] = partials
+        results: list[int] = []
+        shared: dict[tuple[int, int], tuple[int, Layout]] = {}
+        # Round by round through all stages: what two stages read is then needed for one round only.
+        for turn in range(chosen.stages[0].grid.rounds):
+            for s, stage in enumerate(chosen.stages):
+                if turn == 0:
+                    results.append(self._buffer(op.name + stage.suffix, stage.dtype, stage.layout))
+                    self.made_by[results[s]] = i
+                self._round(i, op, chosen, stage, turn, results[s], results[s - 1] if s else -1, shared)
+        self.held[op.result.tensor] = results[-1]
 
     def _round(
-        self, i: int, op: TileOp, chosen: Candidate, stage: Stage, name: str, turn: int, result: int, partials: int,
-        shared: dict[int, tuple[int, Layout]],
+        self, i: int, op: TileOp, chosen: Candidate, stage: Stage, turn: int, result: int, partials: int,
+        shared: dict[tuple[int, int], tuple[int, Layout]],
     ) -> None:  # fmt: skip
-        grid = stage.grid.round(turn)
+        name, grid = op.name + stage.suffix, stage.grid.round(turn)
         moves: list[Move] = []
         fills: list[Fill] = []
         packs: list[tuple[int, int, Operand]] = []
@@ -131,8 +131,10 @@ class _Lowering:
             if ready is not None:
                 bound.append(Binding(ready, _cells_of(grid, operand, full, rounds, turn), operand.fill))
                 continue
-            if full.slots is None and k in shared:
-                b, layout = shared[k]
+            # Rounds share what all of them need; stages share the rest, round by round.
+            key = k, turn if full.slots is not None else 0
+            if key in shared:
+                b, layout = shared[key]
                 bound.append(Binding(b, _cells_of(grid, operand, layout, 1, 0), operand.fill))
                 continue
             layout = operand_layout(operand, grid)
@@ -142,8 +144,7 @@ class _Lowering:
                 p = self._buffer(f"{name}.packed{k}", operand.dtype, packed)
                 packs.append((b, p, operand))
                 b, layout = p, packed
-            if full.slots is None:
-                shared[k] = (b, layout)
+            shared[key] = (b, layout)
             bound.append(Binding(b, _cells_of(grid, operand, layout, 1, 0), operand.fill))
         label = name if stage.grid.rounds == 1 else f"{name}.{turn}"
         if moves or fills:

@@ -18,6 +18,7 @@ from onnx import helper
 
 from ipucc.codelets.all import load_all as load_codelets
 from ipucc.codelets.base import Array, Cells, Codelet, codelet_from_json
+from ipucc.codelets.rows import parts_axis
 from ipucc.dtypes import compute_type, storage_type, to_storage
 from ipucc.graph.schemas import oracle_model
 from ipucc.ops.all import load_all
@@ -40,6 +41,7 @@ class Machine:
     target: Target
     most: int = 4
     values: dict[int, Array] = field(default_factory=dict)
+    cuts_along_rows: int = 0
 
     def value(self, index: int, feeds: Mapping[str, Array]) -> Array:
         tensor = self.graph.tensors[index]
@@ -75,6 +77,8 @@ class Machine:
 
     def op(self, op: TileOp, operands: Sequence[Array]) -> Array:
         cells = {a.name: self.cut(a.size, a.grain, a.kind != "whole") for a in op.axes}
+        if any(cells[a][0].size > 1 for a in op.rows):
+            return self.along_rows(op, operands, cells)
         reduce = [a for a in op.axes if a.kind == "reduce"]
         split = [a.name for a in reduce if cells[a.name][0].size > 1]
         assert not split or (op.partial is not None and op.combine is not None)
@@ -90,6 +94,28 @@ class Machine:
         again |= {name: whole(cells[name][0].size) for name in split}
         return self.combine(op, parts, operands, again)
 
+    def along_rows(self, op: TileOp, operands: Sequence[Array], cells: dict[str, Cut]) -> Array:
+        """Statistics of every part, then every cell's results of those of all parts of its rows."""
+        assert op.partial is not None
+        assert op.combine is not None
+        main = [i for i, o in enumerate(op.operands) if not o.epilogue]
+        held = (*op.rows, *op.statistics)
+        ops = [op.operands[i] for i in main]
+        parts = self.stage(op, op.partial, ops, [operands[i] for i in main], cells, held, op.partial_dtype)
+        self.cuts_along_rows += 1
+        counted = {parts_axis(a): whole(cells[a][0].size) for a in op.rows}
+        grid = _grid([a.name for a in op.axes], cells)
+        boxes = [
+            (*((0, int(hi[0])) for _, hi in counted.values()),
+             *((int(cells[a][0][g[a]]), int(cells[a][1][g[a]])) for a in op.statistics))
+            for g in grid
+        ]  # fmt: skip
+        arrays = [_stack(parts.astype(compute_type(op.partial_dtype)), boxes, 0.0)]
+        arrays += [self.boxes(o, x, cells, grid) for o, x in zip(op.operands, operands, strict=True)]
+        return self.assemble(
+            op, op.combine, arrays, {**cells, **counted}, grid, op.result.axes, op.result.dtype, lead=()
+        )  # fmt: skip
+
     def combine(self, op: TileOp, parts: Array, operands: Sequence[Array], cells: dict[str, Cut]) -> Array:
         assert op.combine is not None
         over = [name for name in cells if name not in op.result.axes]
@@ -100,7 +126,7 @@ class Machine:
                        (0, parts.shape[k]) for k, a in enumerate(axes)) for g in grid]  # fmt: skip
         arrays = [_stack(parts.astype(compute_type(op.partial_dtype)), boxes, 0.0)]
         arrays += [self.boxes(op.operands[i], operands[i], cells, grid) for i in late]
-        return self.assemble(op, op.combine, arrays, cells, grid, op.result.axes, op.result.dtype)
+        return self.assemble(op, op.combine, arrays, cells, grid, op.result.axes, op.result.dtype, ())
 
     def stage(
         self, op: TileOp, codelet: Codelet | None, maps: Sequence[Operand], operands: Sequence[Array],
@@ -109,12 +135,14 @@ class Machine:
         assert codelet is not None
         grid = _grid([a.name for a in op.axes], cells)
         arrays = [self.boxes(m, x, cells, grid) for m, x in zip(maps, operands, strict=True)]
-        return self.assemble(op, codelet, arrays, cells, grid, results, dtype)
+        lead = tuple(a for a in results if a not in (op.statistics or op.result.axes) or a in op.rows)
+        return self.assemble(op, codelet, arrays, cells, grid, results, dtype, lead if codelet is op.partial else ())
 
     def assemble(
         self, op: TileOp, codelet: Codelet, arrays: list[Array], cells: dict[str, Cut], grid: list[dict[str, int]],
-        results: tuple[str, ...], dtype: str,
+        results: tuple[str, ...], dtype: str, lead: tuple[str, ...],
     ) -> Array:  # fmt: skip
+        """The results of all cells, put together. `lead` are the axes of which a cell is one index: partials."""
         again = codelet_from_json(json.loads(json.dumps(codelet.to_json())))
         assert again == codelet
         lo = {a: np.array([int(c[0][g[a]]) if a in g else 0 for g in grid], np.int64) for a, c in cells.items()}
@@ -133,20 +161,19 @@ class Machine:
             i = int(self.rng.integers(len(grid)))
             one = Cells({a: v[i : i + 1] for a, v in lo.items()}, {a: v[i : i + 1] for a, v in n.items()}, sizes)
             (alone,) = again.compute([x[i : i + 1] for x in arrays], one)
-        split = [a for a in results if a not in op.result.axes]
-        shape = [sizes[a] for a in results if a not in split]
+        shape = [sizes[a] for a in results if a not in lead]
         assert dense.shape == (len(grid), *shape), (dense.shape, shape)
         assert alone.shape == (1, *shape)
         size = {a.name: a.size for a in op.axes}
-        full = np.zeros([cells[a][0].size if a in split else size[a] for a in results], storage_type(dtype))
+        full = np.zeros([cells[a][0].size if a in lead else size[a] for a in results], storage_type(dtype))
         seen = np.zeros(full.shape, np.int32)
         for t, g in enumerate(grid):
             box = tuple(
-                slice(g[a], g[a] + 1) if a in split else slice(int(lo[a][t]), int(lo[a][t] + n[a][t])) for a in results
+                slice(g[a], g[a] + 1) if a in lead else slice(int(lo[a][t]), int(lo[a][t] + n[a][t])) for a in results
             )
-            valid = dense[(t, *(slice(0, int(n[a][t])) for a in results if a not in split))]
+            valid = dense[(t, *(slice(0, int(n[a][t])) for a in results if a not in lead))]
             if t == i:
-                got = alone[(0, *(slice(0, int(n[a][t])) for a in results if a not in split))]
+                got = alone[(0, *(slice(0, int(n[a][t])) for a in results if a not in lead))]
                 np.testing.assert_allclose(got, valid, rtol=1e-5, atol=1e-5)
             with np.errstate(all="ignore"):
                 full[box] = valid.astype(full.dtype).reshape([s.stop - s.start for s in box])

@@ -1,46 +1,26 @@
-"""Softmax and normalisations, row by row and in stages."""
+"""Softmax and normalisations, whole rows and cut ones."""
 
 import numpy as np
 import pytest
 
 from ipucc.diagnostics import CompileError
-from ipucc.ops import rows
-
-
-@pytest.fixture(params=["rows", "staged"])
-def form(request, monkeypatch):
-    """Short rows stay on a tile; with a limit of one element every row is worked on in stages."""
-    if request.param == "staged":
-        monkeypatch.setattr(rows, "_ROW_ELEMENTS", 1)
-    return request.param
-
-
-def kinds(graph):
-    return [op.kind for op in graph.ops]
 
 
 @pytest.mark.parametrize("axis", [-1, 1, 0])
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
-def test_softmax(check, form, op, axis):
+def test_softmax(check, op, axis):
     x = (5 * np.random.default_rng(1).normal(size=(4, 6, 9))).astype(np.float32)
     check(op, {"x": x}, axis=axis, times=4, against=("ort",) if op == "Hardmax" else ("ort", "ref"))
 
 
-def test_softmax_of_masked_rows(check, form):
+def test_softmax_of_masked_rows(check):
     x = np.random.default_rng(2).normal(size=(3, 8)).astype(np.float32)
     x[0, 3:] = -np.inf
     x[1] = -np.inf
     check("Softmax", {"x": x}, times=4)
 
 
-def test_softmax_is_one_op_and_long_rows_are_staged(check):
-    x = np.random.default_rng(3).normal(size=(3, 40)).astype(np.float32)
-    assert kinds(check("Softmax", {"x": x}, times=1)) == ["Softmax"]
-    x = np.random.default_rng(3).normal(size=(1, 9000)).astype(np.float32)
-    assert kinds(check("Softmax", {"x": x}, times=2)) == ["Reduce", "Elementwise", "Reduce", "Elementwise"]
-
-
-def test_softmax_in_half_precision(check, form):
+def test_softmax_in_half_precision(check):
     x = (3 * np.random.default_rng(4).normal(size=(5, 24))).astype(np.float16)
     for op in ("Softmax", "LogSoftmax"):
         check(op, {"x": x}, against=("ort",), tolerance=2e-3, times=4)
@@ -51,29 +31,29 @@ def normal(*shape):
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_layer_norm(check, form, axis):
+def test_layer_norm(check, axis):
     shape = (5, 6, 8)
     scale, bias = normal(*shape[axis:]), normal(*shape[axis:]) / 3
     check("LayerNormalization", {"x": normal(*shape) + 2}, {"s": scale, "b": bias}, axis=axis, times=4, tolerance=4e-6)
     check("LayerNormalization", {"x": normal(*shape)}, {"s": scale[..., :1]}, axis=axis, against=("ref",))
 
 
-def test_rms_norm(check, form):
+def test_rms_norm(check):
     consts = {"s": normal(24)}
     check("RMSNormalization", {"x": normal(3, 5, 24)}, consts, epsilon=1e-6, times=4, tolerance=4e-6)
 
 
-def test_rms_norm_of_half_precision_does_not_overflow(check, form):
+def test_rms_norm_of_half_precision_does_not_overflow(check):
     x = (300 * normal(3, 32)).astype(np.float16)
     check("RMSNormalization", {"x": x}, {"s": normal(32).astype(np.float16)}, against=("ort",), tolerance=3e-3, times=4)
 
 
-def test_instance_norm(check, form):
+def test_instance_norm(check):
     consts = {"s": normal(6), "b": normal(6)}
     check("InstanceNormalization", {"x": normal(2, 6, 5, 7)}, consts, times=4, tolerance=4e-6)
 
 
-def test_group_norm(check, form):
+def test_group_norm(check):
     consts = {"s": normal(12), "b": normal(12)}
     check("GroupNormalization", {"x": normal(2, 12, 5, 3)}, consts, num_groups=3, times=4, tolerance=4e-6)
 
@@ -90,7 +70,7 @@ def test_lp_norm(check, p):
     check("LpNormalization", {"x": x}, axis=-1, p=p, against=("ort",), times=4)
 
 
-def test_mean_variance_norm(check, form):
+def test_mean_variance_norm(check):
     check("MeanVarianceNormalization", {"x": normal(2, 3, 4, 5)}, axes=[0, 2, 3], tolerance=4e-6, times=4)
 
 

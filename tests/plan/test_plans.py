@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -85,21 +86,35 @@ def test_grids_are_valid(name: str, tiles: int, graph_for: GraphFor) -> None:
 @pytest.mark.parametrize("tiles", [7, 64])
 @pytest.mark.parametrize("name", [*NAMES, "halves", "sparse"])
 def test_results_and_partials_lie_once_on_the_tiles(name: str, tiles: int, graph_for: GraphFor, held: Held) -> None:
-    split = 0
+    split = cut = 0
     target = machine(tiles)
     for op, found in plans(graph_for(name, target), target):
         for plan in found:
             stages = stages_of(op, plan)
             grid = grid_of(op, plan)
             reduced = [a.name for a in op.axes if a.kind == "reduce" and grid.cells[a.name][0].size > 1]
-            assert len(stages) == (2 if reduced else 1)
+            along = any(grid.cells[a][0].size > 1 for a in op.rows)
+            assert len(stages) == (2 if reduced or along else 1)
             for stage in stages:
                 assert (held(stage.layout) == 1).all()
                 _no_two_cells_in_one_place(stage.layout)
             result = stages[-1].layout
             assert result.shape == tuple(op.axis(a).size for a in op.result.axes)
-            assert sorted(k for s in stages for k in s.operands) == list(range(len(op.operands)))
             assert sum(s.macs for s in stages) == op.macs
+            if along:
+                make, join = stages
+                parts = tuple(grid.cells[a][0].size for a in op.rows)
+                assert make.layout.shape == (*parts, *(op.axis(a).size for a in op.statistics))
+                # Every tile finishes the cell that it has statistics of, and hears of all parts of its rows.
+                assert join.operands == tuple(range(len(op.operands)))
+                assert set(make.operands) == {k for k, o in enumerate(op.operands) if not o.epilogue}
+                assert join.grid is make.grid
+                heard = operand_layout(partial_operand(op, make), join.grid)
+                assert heard.cell[: len(parts)] == parts
+                assert heard.replicas == prod(parts)
+                cut += 1
+                continue
+            assert sorted(k for s in stages for k in s.operands) == list(range(len(op.operands)))
             if reduced:
                 split += 1
                 make, join = stages
@@ -113,6 +128,7 @@ def test_results_and_partials_lie_once_on_the_tiles(name: str, tiles: int, graph
                 assert whole.grid[: len(parts)] == (1,) * len(parts)
                 assert whole.grid[len(parts) :] == result.grid
     assert split or name in ("sparse", "halves")
+    assert cut or name not in ("attention", "halves")
 
 
 def _no_two_cells_in_one_place(layout: Layout) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipucc.codelets.rows import parts_axis
 from ipucc.ops.graph import TileGraph
 from ipucc.program.model import Buffer, Exchange, Move
 from ipucc.program.timing import ORDERS, best_order, exchange_time
@@ -90,6 +91,7 @@ def test_cells_eight_times_as_long_never_take_fewer_cycles(
             if codelet is None:
                 continue
             n = {a.name: rng.integers(1, 3 * a.size + 1, 500) for a in op.axes}
+            n |= {parts_axis(a): rng.integers(1, 100, 500) for a in op.rows}
             cycles = np.broadcast_to(codelet.cycles(n, TARGET), 500)
             assert (cycles > 0).all()
             twice, eight = (

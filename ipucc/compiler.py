@@ -62,6 +62,7 @@ __all__ = [
 
 Precision = Literal["model", "fp16"]
 Stream = Callable[[str], None]
+OnStart = Callable[[str], None]
 OnPass = Callable[[str, float], None]
 
 STAGES: Final = ("place", "lower")
@@ -103,6 +104,11 @@ class Compiled:
     remarks: tuple[Diagnostic, ...]
 
     @property
+    def interrupted(self) -> bool:
+        """Whether placement was stopped before its time: the program is sound, and another run may give another."""
+        return self.placement.status == "interrupted"
+
+    @property
     def cycles(self) -> dict[str, int]:
         """Predicted cycles of one run, and the solver's own estimate beside them."""
         compute = sum(t.compute for t in self.times)
@@ -136,6 +142,35 @@ def graph_pipeline(options: CompileOptions) -> str:
     return text
 
 
+class _Clock:
+    """Wall seconds per part of a compilation, and who hears of them."""
+
+    def __init__(self, seconds: dict[str, float], on_start: OnStart | None, on_pass: OnPass | None) -> None:
+        self.seconds, self.on_start, self.on_pass = seconds, on_start, on_pass
+        self._running: tuple[str, float] | None = None
+
+    def begin(self, name: str) -> None:
+        """A part begins; the one before it has ended."""
+        self.end()
+        if self.on_start is not None:
+            self.on_start(name)
+        self._running = name, time.perf_counter()
+
+    def end(self) -> None:
+        """The part that runs, if any, has ended."""
+        if self._running is None:
+            return
+        name, begin = self._running
+        self._running = None
+        self.spent(name, time.perf_counter() - begin)
+
+    def spent(self, name: str, seconds: float) -> None:
+        """A part took so long."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if self.on_pass is not None:
+            self.on_pass(name, seconds)
+
+
 @dataclass(frozen=True, eq=False)
 class Optimised:
     """A model behind the graph passes, the pipeline it went through, wall seconds per pass, and remarks."""
@@ -151,30 +186,30 @@ def optimise_model(
     options: CompileOptions,
     *,
     target: Target | None = None,
+    on_start: OnStart | None = None,
     on_pass: OnPass | None = None,
     print_after: Sequence[str] = (),
     stream: Stream | None = None,
     dump: DumpFolder | None = None,
 ) -> Optimised:
     """Import a model and run the graph passes on it. With a target, a model whose weights alone exceed it is refused
-    before the first pass (IPU0401)."""
+    before the first pass (IPU0401). The other arguments are those of `compile_model`."""
     registry = default_registry()
     for path in options.load:
         registry.load_file(path)
     pipeline = parse_pipeline(graph_pipeline(options), registry)
-    begin = time.perf_counter()
+    clock = _Clock({}, on_start, on_pass)
+    clock.begin("import")
     model = _import(source, options)
-    seconds = {"import": time.perf_counter() - begin}
-    if on_pass is not None:
-        on_pass("import", seconds["import"])
+    clock.end()
     if target is not None:
         _weights_fit(model, target, options)
 
     def heard(event: PassEvent) -> None:
         if event.timing is not None:
-            seconds[event.name] = seconds.get(event.name, 0.0) + event.timing.seconds
-            if on_pass is not None:
-                on_pass(event.name, event.timing.seconds)
+            clock.spent(event.name, event.timing.seconds)
+        elif on_start is not None:
+            on_start(event.name)
 
     def pays(node: ir.Node, blocks: Sequence[tuple[int, int]], block: tuple[int, int]) -> tuple[bool, str]:
         chip = target if target is not None else load_target(options.target)
@@ -184,7 +219,7 @@ def optimise_model(
         model, pipeline, context=PassContext(pays=pays), print_after=print_after, stream=stream, dump=dump,
         on_event=heard,
     )  # fmt: skip
-    return Optimised(model, str(pipeline), seconds, done.remarks)
+    return Optimised(model, str(pipeline), clock.seconds, done.remarks)
 
 
 def _import(source: str | Path | onnx.ModelProto | ir.Model, options: CompileOptions) -> ir.Model:
@@ -202,6 +237,7 @@ def compile_model(
     source: str | Path | onnx.ModelProto | ir.Model,
     options: CompileOptions,
     *,
+    on_start: OnStart | None = None,
     on_pass: OnPass | None = None,
     print_after: Sequence[str] = (),
     stream: Stream | None = None,
@@ -211,20 +247,28 @@ def compile_model(
 ) -> Compiled:
     """Compile a model file or model.
 
-    `on_pass` hears of every finished pass with its wall seconds; `stream` gets the text of the graph after the passes
-    named in `print_after` (or `all`), and that of the placement and the program after the stages `place` and `lower`;
-    `dump` gets the text of every stage. `progress` hears how placement goes on; once `stop` says so, it ends with its
-    best choice so far, and the manifest has the status "interrupted" (KeyboardInterrupt where there is no choice yet).
+    `on_start` hears of every pass and part of the compiler that begins, `on_pass` of every one that has ended with its
+    wall seconds; `stream` gets the text of the graph after the passes named in `print_after` (or `all`), and that of
+    the placement and the program after the stages `place` and `lower`; `dump` gets the text of every stage. `progress`
+    hears how placement goes on; once `stop` says so, it ends with its best choice so far, and the manifest has the
+    status "interrupted" (KeyboardInterrupt where there is no choice yet).
     Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     target = load_target(options.target)
     identity = model_identity(source) if not isinstance(source, str | Path) or Path(source).is_file() else None
     graph_passes = [name for name in print_after if name not in STAGES]
     done = optimise_model(
-        source, options, target=target, on_pass=on_pass, print_after=graph_passes, stream=stream, dump=dump
+        source,
+        options,
+        target=target,
+        on_start=on_start,
+        on_pass=on_pass,
+        print_after=graph_passes,
+        stream=stream,
+        dump=dump,
     )
     compiled = compile_graph(
-        done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_pass=on_pass,
+        done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_start=on_start, on_pass=on_pass,
         progress=progress, stop=stop,
     )  # fmt: skip
     compiled.program.manifest["model"] = identity
@@ -273,6 +317,7 @@ def compile_graph(
     *,
     seconds: dict[str, float] | None = None,
     remarks: tuple[Diagnostic, ...] = (),
+    on_start: OnStart | None = None,
     on_pass: OnPass | None = None,
     progress: Listen | None = None,
     stop: Stop = never,
@@ -281,35 +326,22 @@ def compile_graph(
 
     `progress` and `stop` are those of `compile_model`.
     """
-    seconds = {} if seconds is None else seconds
-
-    def timed(name: str, begin: float) -> None:
-        spent = time.perf_counter() - begin
-        seconds[name] = seconds.get(name, 0.0) + spent
-        if on_pass is not None:
-            on_pass(name, spent)
-
-    begin = time.perf_counter()
+    clock = _Clock({} if seconds is None else seconds, on_start, on_pass)
+    clock.begin("schedule")
     graph = schedule_model(model, target, options)
-    timed("schedule", begin)
-    begin = time.perf_counter()
-
-    def ended(name: str) -> None:
-        nonlocal begin
-        timed(name, begin)
-        begin = time.perf_counter()
-
-    fitted = fit(graph, target, options.keep, options.solver, options.effort, ended, progress=progress, stop=stop)
+    fitted = fit(
+        graph, target, options.keep, options.solver, options.effort, clock.begin, progress=progress, stop=stop
+    )  # fmt: skip
     program = fitted.program
-    begin = time.perf_counter()
+    clock.begin("verify")
     try:
         verify_program(program)
     except CompileError as failure:
         # Not the user's fault, whatever the rule: the compiler wrote the program.
         raise RuntimeError(f"the compiled program breaks a rule of the verifier\n{failure}") from failure
-    timed("verify", begin)
+    clock.end()
     times = tuple(program_times(program))
-    compiled = Compiled(program, model, graph, fitted.placement, fitted.code, times, seconds, remarks)
+    compiled = Compiled(program, model, graph, fitted.placement, fitted.code, times, clock.seconds, remarks)
     program.manifest.update(_manifest(compiled, options))
     program.ops = planned_ops(graph, fitted.placement)
     return compiled
@@ -321,6 +353,7 @@ def _manifest(compiled: Compiled, options: CompileOptions) -> dict[str, JsonValu
         **option_figures(options.dims, options.input_shapes, options.precision, options.partials, options.effort),
         "nodes": count_nodes(compiled.model),
         "placement": placement_figures(compiled.placement),
+        "interrupted": compiled.interrupted,
         "cycles": compiled.cycles,
         "memory": memory_figures(compiled.program),
         "flops": dense,

@@ -7,7 +7,8 @@ import click
 
 from ipucc.cli.options import dim_option, input_shape_option, json_option, load_option, read_dims, read_shapes
 from ipucc.cli.output import pairs, writable, write_text
-from ipucc.cli.verb import Verb, progress, report, show, show_json
+from ipucc.cli.progress import watched
+from ipucc.cli.verb import INTERRUPTED, Verb, report, show, show_json
 from ipucc.diagnostics import JsonValue, error
 
 if TYPE_CHECKING:
@@ -91,21 +92,21 @@ def compile_command(
     )
     dump = DumpFolder(dump_ir) if dump_ir is not None else None
 
-    def stream(text: str) -> None:
-        click.echo(text, err=True)
-
     if emit == "graph" and not as_json:
         from ipucc.graph.printing import print_graph
 
-        done = optimise_model(
-            model, options, on_pass=progress(), print_after=print_after, stream=stream, dump=dump
-        )  # fmt: skip
+        with watched() as watch:
+            done = optimise_model(
+                model, options, on_start=watch.started, print_after=print_after, stream=watch.say, dump=dump
+            )  # fmt: skip
         report(done.remarks)
         _emit(print_graph(done.model), output)
         return
-    compiled = compile_model(
-        model, options, on_pass=progress(), print_after=print_after, stream=stream, dump=dump
-    )  # fmt: skip
+    with watched() as watch:
+        compiled = compile_model(
+            model, options, on_start=watch.started, print_after=print_after, stream=watch.say, dump=dump,
+            progress=watch.placing, stop=watch.stop,
+        )  # fmt: skip
     report(compiled.remarks)
     if emit is not None:
         _emit(_text(compiled, emit), output)
@@ -118,6 +119,10 @@ def compile_command(
         show_json("ipucc.compile/1", _document(model, options, compiled, seconds))
     elif emit is None:
         show(_summary(model, output or "", options, compiled, seconds))
+    if compiled.interrupted:
+        gap = f"gap {compiled.placement.gap:.1%}" if compiled.placement.bound else "no bound known"
+        click.echo(f"interrupted: this is the best placement that was found until then, {gap}", err=True)
+        click.get_current_context().exit(INTERRUPTED)
 
 
 def _emit(text: str, output: str | None) -> None:

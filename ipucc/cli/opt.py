@@ -6,7 +6,8 @@ import click
 
 from ipucc.cli.options import dim_option, input_shape_option, load_option, read_dims, read_shapes
 from ipucc.cli.output import replacing, writable
-from ipucc.cli.verb import Verb, progress, report, show
+from ipucc.cli.progress import watched
+from ipucc.cli.verb import Verb, report, show
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,7 +39,8 @@ def opt_command(
     from ipucc.pass_manager import count_nodes
 
     options = CompileOptions(dims=read_dims(dims), input_shapes=read_shapes(input_shapes), passes=passes, load=load)
-    done = optimise_model(model, options, on_pass=progress())
+    with watched() as watch:
+        done = optimise_model(model, options, on_start=watch.started)
     report(done.remarks)
     attach_functions(done.model)
     _write(done.model, output)

@@ -4,7 +4,8 @@ import click
 
 from ipucc.cli.files import is_program
 from ipucc.cli.options import dim_option, input_shape_option, read_dims, read_shapes
-from ipucc.cli.verb import Verb, progress, report, show
+from ipucc.cli.progress import watched
+from ipucc.cli.verb import Verb, report, show
 
 __all__ = ["validate_command"]
 
@@ -33,7 +34,8 @@ def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, 
     from ipucc.target import load_target
 
     options = CompileOptions(dims=read_dims(dims), input_shapes=read_shapes(input_shapes))
-    done = optimise_model(file, options, on_pass=progress())
+    with watched() as watch:
+        done = optimise_model(file, options, on_start=watch.started)
     report(done.remarks)
     schedule_model(done.model, load_target(options.target), options)
     show(f"{file}: can be compiled, {count_nodes(done.model):,} nodes after the graph passes")

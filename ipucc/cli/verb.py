@@ -7,14 +7,14 @@ document, whose `schema` names its form; an error is a document too (`ipucc.erro
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import click
 
 from ipucc.diagnostics import CompileError, Diagnostic, JsonValue
 
-__all__ = ["OptionSyntax", "Verb", "progress", "show", "show_json", "syntax_error"]
+__all__ = ["INTERRUPTED", "OptionSyntax", "Verb", "show", "show_json", "syntax_error"]
 
 INTERNAL_ERROR: Final = 70
 INTERRUPTED: Final = 130
@@ -110,13 +110,6 @@ def report(diagnostics: Sequence[Diagnostic]) -> None:
     for found in diagnostics:
         if found.severity != "remark" or is_verbose():
             click.echo(found.render(), err=True)
-
-
-def progress() -> Callable[[str, float], None] | None:
-    """One line per finished pass, where standard error is a terminal; otherwise nobody listens."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda name, seconds: click.echo(f"{name:>16}  {seconds:8.3f} s", err=True)
 
 
 def _refuse(diagnostics: Sequence[Diagnostic], code: int, as_json: bool) -> None:

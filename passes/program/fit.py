@@ -27,7 +27,7 @@ from ipucc.target import Target
 
 __all__ = ["Fitted", "fit"]
 
-Timed = Callable[[str], None]
+Begin = Callable[[str], None]
 
 _ATTEMPTS: Final = 6
 _HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
@@ -48,24 +48,25 @@ def fit(
     keep: int | None,
     solver: Solver,
     effort: Effort,
-    timed: Timed,
+    begin: Begin,
     *,
     progress: Listen | None = None,
     stop: Stop = never,
 ) -> Fitted:
     """The program of a tile graph. Raises IPU0402, IPU0406 or IPU0407 where none was found that fits.
 
-    `keep` plans per op are offered to placement, or as many as the effort says. `timed` is called with the name of
-    every part that has just ended; `progress` and `stop` are those of `place`.
+    `keep` plans per op are offered to placement, or as many as the effort says. `begin` is called with the name of
+    every part that begins; `progress` and `stop` are those of `place`.
     """
+    begin("plan")
     # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
     cap = target.usable_bytes - target.tile_bytes // 16
     problem = build_problem(graph, target, cap, BUDGETS[effort].plans if keep is None else keep)
-    timed("plan")
     priced: Problem | None = None
     failure: CompileError | None = None
     bound = 0
     for _ in range(_ATTEMPTS):
+        begin("place")
         try:
             placement = place(graph, problem, cap, solver, effort, priced, progress=progress, stop=stop)
         except CompileError as none_left:
@@ -75,19 +76,18 @@ def fit(
         else:
             # The first bound holds for every choice, those that cost less code among them.
             placement = replace(placement, bound=min(bound, placement.objective))
-        timed("place")
+        begin("lower")
         lowered = lower(graph, placement, target)
         program = roll(lowered.program)
         code = code_size(program, target)
-        timed("lower")
         room = target.executable_bytes - target.reserved_bytes
         if code.total > room:
             failure = _code_too_large(code, room)
             priced = _surcharged(priced or problem, placement, lowered, target, room)
             continue
         start = -(-(target.reserved_bytes + code.total) // 16) * 16
+        begin("allocate")
         allocation = allocate(program, start)
-        timed("allocate")
         over = allocation.peak - target.tile_bytes
         if over <= 0:
             for buffer, offset in zip(program.buffers, allocation.offsets, strict=True):

@@ -24,7 +24,7 @@ from ipucc.manifest import (
 from ipucc.ops.build import build_tile_graph
 from ipucc.ops.builder import BuildOptions
 from ipucc.ops.graph import TileGraph
-from ipucc.ops.printing import print_placement
+from ipucc.ops.printing import print_placement, print_schedule
 from ipucc.ops.support import supported
 from ipucc.pass_manager import (
     DEFAULT_PIPELINE,
@@ -39,6 +39,7 @@ from ipucc.pass_manager import (
 from ipucc.passes.plan.effort import Effort, Listen, Stop, never
 from ipucc.passes.plan.pays import sparsity_pays
 from ipucc.passes.plan.place import Placement, Solver
+from ipucc.passes.plan.schedule import schedule
 from ipucc.passes.program.code import CodeSize
 from ipucc.passes.program.fit import fit
 from ipucc.program.model import Program
@@ -55,6 +56,7 @@ __all__ = [
     "compile_graph",
     "compile_model",
     "graph_pipeline",
+    "lower_ops",
     "optimise_model",
     "schedule_model",
     "stage_text",
@@ -65,8 +67,8 @@ Stream = Callable[[str], None]
 OnStart = Callable[[str], None]
 OnPass = Callable[[str, float], None]
 
-STAGES: Final = ("place", "lower")
-"""Stages behind the graph passes whose text can be printed and dumped: the placement and the program."""
+STAGES: Final = ("schedule", "place", "lower")
+"""Stages behind the graph passes whose text can be printed and dumped: the order of ops, the placement, the program."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +251,9 @@ def compile_model(
 
     `on_start` hears of every pass and part of the compiler that begins, `on_pass` of every one that has ended with its
     wall seconds; `stream` gets the text of the graph after the passes named in `print_after` (or `all`), and that of
-    the placement and the program after the stages `place` and `lower`; `dump` gets the text of every stage. `progress`
-    hears how placement goes on; once `stop` says so, it ends with its best choice so far, and the manifest has the
-    status "interrupted" (KeyboardInterrupt where there is no choice yet).
+    the order of ops, the placement and the program after the stages `schedule`, `place` and `lower`; `dump` gets the
+    text of every stage. `progress` hears how placement goes on; once `stop` says so, it ends with its best choice so
+    far, and the manifest has the status "interrupted" (KeyboardInterrupt where there is no choice yet).
     Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     target = load_target(options.target)
@@ -287,6 +289,8 @@ def compile_model(
 
 def stage_text(compiled: Compiled, stage: str) -> str:
     """The text of a stage of STAGES."""
+    if stage == "schedule":
+        return print_schedule(compiled.graph)
     if stage == "place":
         return print_placement(compiled.graph, compiled.placement)
     return print_program(compiled.program)
@@ -297,7 +301,18 @@ def _build_options(target: Target, options: CompileOptions) -> BuildOptions:
 
 
 def schedule_model(model: ir.Model, target: Target, options: CompileOptions) -> TileGraph:
-    """The tile graph of a model behind the graph passes. Raises CompileError with every node that cannot be lowered."""
+    """The tile graph of a model behind the graph passes, its ops in the order in which they run.
+
+    Raises CompileError with every node that cannot be lowered.
+    """
+    return schedule(lower_ops(model, target, options))
+
+
+def lower_ops(model: ir.Model, target: Target, options: CompileOptions) -> TileGraph:
+    """The tile graph of a model behind the graph passes, in the order of its nodes.
+
+    Raises CompileError with every node that cannot be lowered.
+    """
     problems = unsupported_nodes(model, supported)
     build = _build_options(target, options)
     try:

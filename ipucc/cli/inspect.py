@@ -49,7 +49,7 @@ def inspect_command(file: str, as_json: bool) -> None:
 
 
 def _model(file: str) -> dict[str, JsonValue]:
-    from ipucc.compiler import CompileOptions, optimise_model, schedule_model
+    from ipucc.compiler import CompileOptions, lower_ops, optimise_model
     from ipucc.frontend.files import open_model
     from ipucc.graph.tensors import is_missing
     from ipucc.target import load_target
@@ -60,7 +60,7 @@ def _model(file: str) -> dict[str, JsonValue]:
     problems: tuple[Diagnostic, ...] = ()
     options = CompileOptions()
     try:
-        schedule_model(optimise_model(file, options).model, load_target(options.target), options)
+        lower_ops(optimise_model(file, options).model, load_target(options.target), options)
     except CompileError as failure:
         problems = failure.diagnostics
     ops = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in model.graph.all_nodes())

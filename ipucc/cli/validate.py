@@ -29,7 +29,7 @@ def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, 
         count = check_exchanges(program)
         show(f"{file}: sound, {len(program.steps):,} steps for {program.target.name}, {count:,} exchanges checked")
         return
-    from ipucc.compiler import CompileOptions, optimise_model, schedule_model
+    from ipucc.compiler import CompileOptions, lower_ops, optimise_model
     from ipucc.pass_manager import count_nodes
     from ipucc.target import load_target
 
@@ -37,5 +37,5 @@ def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, 
     with watched() as watch:
         done = optimise_model(file, options, on_start=watch.started)
     report(done.remarks)
-    schedule_model(done.model, load_target(options.target), options)
+    lower_ops(done.model, load_target(options.target), options)
     show(f"{file}: can be compiled, {count_nodes(done.model):,} nodes after the graph passes")

@@ -1,13 +1,15 @@
 """The tile graph: tensors and tile ops in the order in which they run."""
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal
 
 from ipucc.codelets.base import Array
+from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Source, TileOp
 from ipucc.tiles.view import View
 
-__all__ = ["Output", "Ref", "TileGraph", "TileTensor"]
+__all__ = ["Output", "Ref", "TileGraph", "TileTensor", "live_results", "tensor_bytes"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,25 @@ class TileGraph:
     inputs: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     weights: dict[str, Array | None] = field(default_factory=dict)
+
+
+def tensor_bytes(tensor: TileTensor) -> int:
+    """Bytes of all elements of a tensor, once."""
+    return prod(tensor.shape) * itemsize(tensor.dtype)
+
+
+def live_results(graph: TileGraph) -> list[list[int]]:
+    """Per step of a graph the results that are alive in it, in the order in which they were made.
+
+    A result is alive from the op that makes it to the last op that reads it, one that the host reads to the end.
+    """
+    last = {op.result.tensor: i for i, op in enumerate(graph.ops)}
+    for i, op in enumerate(graph.ops):
+        last.update({s.tensor: i for operand in op.operands for s in operand.sources if s.tensor in last})
+    last.update({out.source.tensor: len(graph.ops) - 1 for out in graph.outputs})
+    live: list[int] = []
+    found = []
+    for i, op in enumerate(graph.ops):
+        live = [t for t in live if last[t] >= i] + [op.result.tensor]
+        found.append(live)
+    return found

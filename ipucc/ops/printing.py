@@ -1,8 +1,8 @@
-"""The tile graph with its chosen plans as stable text."""
+"""The tile graph as stable text: in its order, and with its chosen plans."""
 
 from typing import TYPE_CHECKING
 
-from ipucc.ops.graph import TileGraph
+from ipucc.ops.graph import TileGraph, live_results, tensor_bytes
 from ipucc.ops.spec import Axis, TileOp
 from ipucc.tiles.printing import layout_text
 
@@ -10,9 +10,31 @@ if TYPE_CHECKING:
     from ipucc.passes.plan.place import Placement
     from ipucc.passes.plan.problem import Candidate
 
-__all__ = ["plan_text", "print_placement"]
+__all__ = ["plan_text", "print_placement", "print_schedule"]
 
 _MARKS = {"parallel": "", "reduce": "+", "row": "*", "whole": "!"}
+
+
+def print_schedule(graph: TileGraph) -> str:
+    """One line per step: the bytes of all results that are alive in it, and what its op reads and makes.
+
+    A tensor counts once with all its elements; weights and inputs do not count. `-` marks what is read for the last
+    time.
+    """
+    live = live_results(graph)
+    held = [sum(tensor_bytes(graph.tensors[t]) for t in alive) for alive in live]
+    peak = max(held, default=0)
+    lines = [f"schedule of {len(held)} ops: peak {peak} bytes, mean {sum(held) // max(1, len(held))} bytes"]
+    width = len(str(peak))
+    for i, op in enumerate(graph.ops):
+        behind = set(live[i + 1]) if i + 1 < len(live) else {out.source.tensor for out in graph.outputs}
+        dead = {graph.tensors[t].name for t in live[i] if t not in behind and t != op.result.tensor}
+        read = ["|".join(f"-{n}" if n in dead else n for n in names.split("|")) for names in _operands(graph, op)]
+        made = graph.tensors[op.result.tensor]
+        shape = ",".join(map(str, made.shape))
+        mark = " <" if held[i] == peak else ""
+        lines.append(f"{held[i]:>{width}} {op.name} = {op.kind}({', '.join(read)}): {made.dtype}[{shape}]{mark}")
+    return "\n".join(lines) + "\n"
 
 
 def print_placement(graph: TileGraph, placement: "Placement") -> str:

@@ -1,4 +1,5 @@
-"""The text of five tiny models at every level: the graph after each pass, the placement, the program.
+"""The text of five tiny models at every level: the graph after each pass, the order of ops, the placement, the
+program.
 
 `pytest tests/golden --snapshot-update` writes the texts anew; read the difference before you commit it.
 """
@@ -136,7 +137,7 @@ CASES = {
 def stages(case: Case) -> list[str]:
     """Names of the texts of a case in the order in which they arise, numbered."""
     passes = [p.name for p in parse_pipeline(graph_pipeline(case.options), default_registry()).passes()]
-    return [f"{i}-{name}" for i, name in enumerate([*passes, "place", "lower"], 1)]
+    return [f"{i}-{name}" for i, name in enumerate([*passes, "schedule", "place", "lower"], 1)]
 
 
 TEXTS = [(name, stage) for name, case in CASES.items() for stage in stages(case)]

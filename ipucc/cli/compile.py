@@ -48,7 +48,7 @@ Emit = Literal["graph", "placement", "program"]
 @click.option("--dump-ir", metavar="FOLDER", help="Write the text of every stage into this folder.")
 @click.option(
     "--print-after", multiple=True, metavar="PASS|all",
-    help="Print the graph behind a pass, or the stages place and lower, to standard error. May be repeated.",
+    help="Print the graph behind a pass, or the stages schedule, place and lower, to standard error. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--emit", type=click.Choice(["graph", "placement", "program"]),

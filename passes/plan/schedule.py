@@ -122,10 +122,8 @@ def _fixed(region: Region, *, both: bool) -> list[int]:
     n = region.count
     read_first, made_last = [n] * n, [-1] * n
     has_reader = [False] * n
-    for op, reads in enumerate(region.reads):
-        for t in reads:
-            if t < n:
-                has_reader[t] = True
+    for t in {t for reads in region.reads for t in reads if t < n}:
+        has_reader[t] = True
     for op, reads in enumerate(region.reads):
         made_last[op] = max((t for t in reads if t < n), default=-1)
         for t in reads:

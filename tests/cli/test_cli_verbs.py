@@ -105,7 +105,9 @@ def test_stages_are_printed_to_stderr_and_dumped(ipucc, mlp, tmp_path, document)
     assert "# after lower" in done.stderr
     assert "# after clean-up" not in done.stderr
     dumps = sorted(p.name for p in (tmp_path / "ir").iterdir())
-    assert dumps == ["000-input.txt", "001-clean-up.txt", "002-fuse.txt", "003-place.txt", "004-lower.txt"]
+    assert dumps == [
+        "000-input.txt", "001-clean-up.txt", "002-fuse.txt", "003-schedule.txt", "004-place.txt", "005-lower.txt",
+    ]  # fmt: skip
 
 
 def test_passes_replace_the_graph_pipeline(ipucc, mlp, tmp_path, document):

@@ -1,0 +1,232 @@
+"""Matmuls alone: cycles, share of the matrix unit's peak, lower bounds, and T10's plans in the same cycle model.
+
+    python benchmarks/gemm.py                                         the shapes of benchmarks/data/gemm.toml on gc200
+    python benchmarks/gemm.py --shape 512x1024x4096 --target bow      a shape M x K x N, may be repeated
+    python benchmarks/gemm.py --dense-curve                           beside the vendor's library on a Bow
+
+A shape M x K x N is an activation M x K against a constant weight K x N, compiled from ONNX; cycles are those that the
+compiler predicts, and a run for timing counts the same. The host writes the activation where the plan wants it, as for
+every input of a model. `chip` is the same product behind a Relu, so that the activation comes from the chip: cycles of
+the whole program, the Relu's included. `bound` and `chip bound` are what no plan of any kind goes below
+(gemm_bounds.py), `peak` is the share of the matrix unit's peak. `t10` is the fastest compute-shift plan
+(t10_plans.py), operands in place as for `cycles`, and `ratio` its cycles over ours; `T10's own` are the cycles of its
+released search under its own cost model, where they were measured.
+
+Exit code 1: T10's kind of plan is faster, cycles are below a bound, or a shape does not compile.
+"""
+
+import json
+import re
+import sys
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+import numpy as np
+import onnx
+from gemm_bounds import Bound, gemm_bound
+from onnx import TensorProto, helper, numpy_helper
+from t10_plans import fastest_plan
+
+import ipucc
+from ipucc.cli.output import table
+from ipucc.compiler import Compiled, CompileOptions, compile_model
+from ipucc.diagnostics import CompileError
+from ipucc.target import Target, load_target
+
+DATA = tomllib.loads((Path(__file__).parent / "data" / "gemm.toml").read_text(encoding="utf-8"))
+Dtype = Literal["fp16", "fp32"]
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class Row:
+    """One shape on one target. Cycles are None where the shape is refused; `status` is then the diagnostic's id.
+
+    `peak_share` is multiply-accumulates over what the matrix unit does in `cycles`; `*_bound` are the parts of
+    `bound_cycles`, `memory_bound` the bytes that operands and result take of an average tile.
+    """
+
+    shape: str
+    origin: str
+    target: str
+    dtype: Dtype
+    amp_bound: int
+    compute_bound: int
+    exchange_bound: int
+    memory_bound: int
+    bound_cycles: int
+    chip_bound_cycles: int
+    status: str = ""
+    gap: float | None = None
+    cycles: int | None = None
+    compute: int | None = None
+    exchange: int | None = None
+    sync: int | None = None
+    estimated: int | None = None
+    plan: str = ""
+    max_tile_bytes: int | None = None
+    peak_share: float | None = None
+    tflops: float | None = None
+    chip_cycles: int | None = None
+    chip_tflops: float | None = None
+    chip_plan: str = ""
+    t10_cycles: int | None = None
+    t10_plan: str = ""
+    t10_ratio: float | None = None
+    t10_published: int | None = None
+    measured_tflops: float | None = None
+
+    @property
+    def fault(self) -> str:
+        """What must not be: a refusal, a faster plan of T10's kind, cycles below a bound."""
+        if self.cycles is None or self.chip_cycles is None:
+            return self.status
+        if self.t10_cycles is not None and self.t10_cycles < self.cycles:
+            return "slower"
+        below = self.cycles < self.bound_cycles or self.chip_cycles < self.chip_bound_cycles
+        return "below bound" if below else ""
+
+
+def product(shape: Shape, dtype: Dtype, on_chip: bool) -> onnx.ModelProto:
+    """`x` [M, K] times a constant [K, N] -> `y`; a Relu in front with `on_chip`."""
+    m, k, n = shape
+    weight = np.random.default_rng(0).standard_normal((k, n), np.float32) / np.float32(np.sqrt(k))
+    nodes = [helper.make_node("MatMul", ["a" if on_chip else "x", "weight"], ["y"], name="product")]
+    if on_chip:
+        nodes.insert(0, helper.make_node("Relu", ["x"], ["a"], name="activation"))
+    kind = TensorProto.FLOAT16 if dtype == "fp16" else TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes, "gemm", [helper.make_tensor_value_info("x", kind, [m, k])],
+        [helper.make_tensor_value_info("y", kind, [m, n])],
+        [numpy_helper.from_array(weight.astype(np.float16 if dtype == "fp16" else np.float32), "weight")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def compiled(shape: Shape, dtype: Dtype, target: str, on_chip: bool) -> Compiled:
+    """The program, its predicted cycles held against those of a run."""
+    found = compile_model(product(shape, dtype, on_chip), CompileOptions(target=target))
+    counted = ipucc.Executable(found.program).run(timing_only=True).cycles
+    if counted.total != found.cycles["total"]:
+        raise AssertionError(f"{shape}: predicted {found.cycles['total']} cycles, counted {counted.total}")
+    return found
+
+
+def plan_of(found: Compiled) -> str:
+    """The plan of the product."""
+    return next(op.plan for op in found.program.ops if op.name.startswith("product"))
+
+
+def measure(shape: Shape, origin: str, dtype: Dtype, target: Target, name: str) -> Row:
+    """The row of one shape."""
+    host: Bound = gemm_bound(*shape, dtype, target, activation="host")
+    chip: Bound = gemm_bound(*shape, dtype, target, activation="chip")
+    text = "x".join(map(str, shape))
+    row = Row(
+        text, origin, target.name, dtype, host.amp_cycles, host.compute_cycles, host.exchange_cycles, host.memory_bytes,
+        host.cycles, chip.cycles,
+        t10_published=next((t["cycles"] for t in DATA["t10"] if t["shape"] == text and target.name == "gc200"), None),
+    )  # fmt: skip
+    flops = 2.0 * shape[0] * shape[1] * shape[2]
+
+    def tera(cycles: int) -> float:
+        return flops / target.cycles_to_seconds(cycles) / 1e12
+
+    try:
+        found = compiled(shape, dtype, name, on_chip=False)
+        cycles = found.cycles
+        row.status, row.gap = found.placement.status, found.placement.gap
+        row.cycles, row.compute, row.exchange, row.sync = (
+            cycles[part] for part in ("total", "compute", "exchange", "sync")
+        )
+        row.estimated, row.plan, row.tflops = cycles["estimated"], plan_of(found), tera(cycles["total"])
+        row.peak_share = host.amp_cycles / row.cycles
+        row.max_tile_bytes = int(ipucc.Executable(found.program).profile().tile_bytes.max())
+        found = compiled(shape, dtype, name, on_chip=True)
+        row.chip_cycles, row.chip_plan = found.cycles["total"], plan_of(found)
+        row.chip_tflops = tera(row.chip_cycles)
+    except CompileError as refusal:
+        row.status = " ".join(dict.fromkeys(d.id for d in refusal.diagnostics))
+        click.echo(str(refusal), err=True)
+    if (other := fastest_plan(*shape, dtype, target)) is not None:
+        row.t10_cycles, row.t10_plan = other.cycles, other.text
+        row.t10_ratio = other.cycles / row.cycles if row.cycles else None
+    return row
+
+
+def shown(rows: list[Row]) -> str:
+    """The rows as a table."""
+
+    def count(value: int | None) -> str:
+        return "" if value is None else f"{value:,}"
+
+    curve = any(row.measured_tflops is not None for row in rows)
+    columns = (
+        "shape", "cycles", "compute", "exchange", "sync", "bound", "peak", "chip", "chip bound", "t10", "ratio",
+        *(("TFLOP/s", "chip TFLOP/s", "measured") if curve else ("T10's own",)), "plan", "",
+    )  # fmt: skip
+    cells = []
+    for row in rows:
+        last = (
+            tuple("" if v is None else f"{v:.1f}" for v in (row.tflops, row.chip_tflops, row.measured_tflops))
+            if curve
+            else (count(row.t10_published),)
+        )
+        cells.append((
+            row.shape, count(row.cycles), count(row.compute), count(row.exchange), count(row.sync),
+            count(row.bound_cycles), "" if row.peak_share is None else f"{row.peak_share:.1%}", count(row.chip_cycles),
+            count(row.chip_bound_cycles), count(row.t10_cycles),
+            "" if row.t10_ratio is None else f"{row.t10_ratio:.3f}", *last, row.plan, row.fault,
+        ))  # fmt: skip
+    return table("", columns, cells)
+
+
+def read_shape(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[Shape]:
+    """Shapes from `MxKxN`."""
+    for text in values:
+        if not re.fullmatch(r"[1-9]\d{0,5}x[1-9]\d{0,5}x[1-9]\d{0,5}", text):
+            raise click.BadParameter(f"{text!r} is not MxKxN, three whole numbers from 1")
+    return [tuple(int(size) for size in text.split("x")) for text in values]  # type: ignore[misc]
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.option("--shape", "shapes", multiple=True, callback=read_shape, metavar="MxKxN", help="May be repeated.")
+@click.option("--dense-curve", is_flag=True, help="The shapes of the vendor's curve, beside its measurements.")
+@click.option("--target", help="A machine or a machine file.  [default: gc200; bow for the curve]")
+@click.option("--dtype", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True)
+@click.option("--json", "document", type=click.Path(path_type=Path), help="Write all rows to this file.")
+def main(shapes: list[Shape], dense_curve: bool, target: str | None, dtype: Dtype, document: Path | None) -> None:
+    curve = DATA["dense_curve"]
+    if dense_curve and shapes:
+        raise click.UsageError("--dense-curve has shapes of its own")
+    name = target or (curve["target"] if dense_curve else "gc200")
+    try:
+        machine = load_target(name)
+    except CompileError as refusal:
+        raise click.ClickException(str(refusal)) from refusal
+    asked: list[tuple[Shape, str, float | None]] = [(shape, "", None) for shape in shapes]
+    if dense_curve:
+        asked = [((int(n), curve["k"], curve["n"]), f"dense curve, n = {n}", t) for n, t in curve["tflops"].items()]
+    elif not shapes:
+        asked = [(read_shape(None, None, (s["shape"],))[0], s["origin"], None) for s in DATA["shape"]]  # type: ignore[arg-type]
+    rows = []
+    for shape, origin, measured in asked:
+        rows.append(measure(shape, origin, dtype, machine, name))
+        if dtype == curve["dtype"] and machine.clock_hz == curve["clock_hz"]:
+            rows[-1].measured_tflops = measured
+        click.echo(f"{rows[-1].shape}: {rows[-1].cycles} cycles {rows[-1].fault}", err=True)
+    click.echo(f"{dtype} on {name}, {machine.tiles:,} tiles at {machine.clock_hz / 1e9:.3f} GHz")
+    click.echo(shown(rows))
+    bad = [row for row in rows if row.fault]
+    click.echo(f"{len(rows)} shapes, {len(bad)} at fault")
+    if document is not None:
+        found = {"schema": "ipucc.gemm/1", "target": machine.name, "rows": [asdict(row) for row in rows]}
+        document.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -104,3 +104,36 @@ def test_any_plan_computes_the_same(
         np.testing.assert_allclose(got, wanted, rtol=0, atol=near)
         assert result.cycles.total == compiled.cycles["total"]
     assert cut > rounds > 0
+
+
+@pytest.mark.parametrize("name", ["layer", "softmax", "hard"])
+def test_rows_are_cut_where_their_producer_is(
+    name: str, machine_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row op that computes where its operand lies, on the cells that a split product leaves: some are empty."""
+    text, _, _ = MODELS[name]
+    rng = np.random.default_rng(0)
+    made = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 21]> g (float[1,64] x) => (float[1,44] y) {{ t = MatMul(x, w) {text} }}'
+    )
+    for key, shape in {"w": (64, 44), "s": (44,), "b": (44,)}.items():
+        value = rng.integers(-6, 7, shape).astype(np.float32) / 8
+        made.graph.initializer.append(onnx.numpy_helper.from_array(value, key))
+    x = (rng.integers(-16, 17, (1, 64)) / 8).astype(np.float32)
+    (wanted,) = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": x})
+    splits = [Plan((("k", k), ("m", 1), ("n", n))) for k, n in ((3, 4), (6, 2), (4, 1))]
+    empty = 0
+    for split in splits:
+        # No plan of its own for the row op: it has to follow.
+        monkeypatch.setattr(problem, "enumerate_plans", lambda forms, *_, s=split: [] if forms[0].rows else [(0, s)])
+        compiled = compile_model(made, CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy"))
+        product, rows = compiled.placement.chosen
+        assert rows.stages[0].suffix == ".statistics"
+        np.testing.assert_array_equal(rows.layout.tiles, product.layout.tiles)
+        lo, hi = rows.layout.cuts[1]
+        empty += int((lo == hi).sum())
+        result = Executable(compiled.program).run({"x": x}, checked=True)
+        (got,) = result.outputs.values()
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+        assert result.cycles.total == compiled.cycles["total"]
+    assert empty

@@ -41,7 +41,6 @@ class Machine:
     target: Target
     most: int = 4
     values: dict[int, Array] = field(default_factory=dict)
-    cuts_along_rows: int = 0
 
     def value(self, index: int, feeds: Mapping[str, Array]) -> Array:
         tensor = self.graph.tensors[index]
@@ -102,7 +101,6 @@ class Machine:
         held = (*op.rows, *op.statistics)
         ops = [op.operands[i] for i in main]
         parts = self.stage(op, op.partial, ops, [operands[i] for i in main], cells, held, op.partial_dtype)
-        self.cuts_along_rows += 1
         counted = {parts_axis(a): whole(cells[a][0].size) for a in op.rows}
         grid = _grid([a.name for a in op.axes], cells)
         boxes = [

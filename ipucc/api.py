@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from ipucc.passes.plan.explain import Explanation
+
 __all__ = ["Cycles", "Executable", "Profile", "Result", "compile", "load"]
 
 
@@ -96,10 +98,15 @@ class Profile:
 
 @dataclass(eq=False)
 class Executable:
-    """A compiled program, ready to run on a simulated device. `remarks` are what the passes had to say."""
+    """A compiled program, ready to run on a simulated device.
+
+    `remarks` are what the passes had to say, `explanations` the plans that were considered for the ops that `compile`
+    was asked to explain. A program from a file has neither.
+    """
 
     program: Program
     remarks: tuple[Diagnostic, ...] = ()
+    explanations: "tuple[Explanation, ...]" = ()
     _engines: dict[bool, Engine] = field(default_factory=dict, repr=False)
 
     @property
@@ -202,15 +209,16 @@ def compile(
     solver: Literal["cpsat", "greedy"] = "cpsat",
     load: Sequence[str] = (),
     effort: Literal["fast", "default", "max"] = "default",
+    explain: Sequence[str] = (),
     on_pass: Callable[[str, float], None] | None = None,
 ) -> Executable:
     """Compile an ONNX model, given as a file or in memory.
 
     `target` is the name of a machine or a machine file. `dims` and `input_shapes` give sizes to symbolic dimensions.
     `passes` replaces the graph-level pipeline; `block` and `density` add block sparsity to the default one. `load`
-    names Python files with passes. `effort` says how long placement searches; `on_pass` hears of every finished
-    pass with its wall seconds. Raises CompileError for what the user can mend, DoesNotFit where the target is too
-    small.
+    names Python files with passes. `effort` says how long placement searches; `explain` names ops or ONNX nodes, or
+    patterns of them, whose plans are explained in the result; `on_pass` hears of every finished pass with its wall
+    seconds. Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     # Running a program takes neither onnx nor the solver, so only this function loads them.
     from ipucc.compiler import CompileOptions, compile_model
@@ -219,8 +227,8 @@ def compile(
         target, precision, partials, dict(dims or {}), dict(input_shapes or {}), passes, block, density, solver,
         tuple(load), effort,
     )  # fmt: skip
-    compiled = compile_model(source, options, on_pass=on_pass)
-    return Executable(compiled.program, compiled.remarks)
+    compiled = compile_model(source, options, on_pass=on_pass, explain=explain)
+    return Executable(compiled.program, compiled.remarks, compiled.explanations)
 
 
 def load(path: str | Path) -> Executable:

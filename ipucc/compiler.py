@@ -22,7 +22,7 @@ from ipucc.manifest import (
     planned_ops,
 )
 from ipucc.ops.build import build_tile_graph
-from ipucc.ops.builder import BuildOptions
+from ipucc.ops.builder import BuildOptions, origin
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.printing import print_placement, print_schedule
 from ipucc.ops.support import supported
@@ -37,6 +37,8 @@ from ipucc.pass_manager import (
     run_pipeline,
 )
 from ipucc.passes.plan.effort import Effort, Listen, Stop, never
+from ipucc.passes.plan.explain import Explanation, select_ops
+from ipucc.passes.plan.explain import explain as explain_ops
 from ipucc.passes.plan.pays import sparsity_pays
 from ipucc.passes.plan.place import Placement, Solver
 from ipucc.passes.plan.schedule import schedule
@@ -104,6 +106,7 @@ class Compiled:
     times: tuple[StepTime, ...]
     seconds: Mapping[str, float]
     remarks: tuple[Diagnostic, ...]
+    explanations: tuple[Explanation, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -246,6 +249,7 @@ def compile_model(
     dump: DumpFolder | None = None,
     progress: Listen | None = None,
     stop: Stop = never,
+    explain: Sequence[str] = (),
 ) -> Compiled:
     """Compile a model file or model.
 
@@ -254,6 +258,10 @@ def compile_model(
     the order of ops, the placement and the program after the stages `schedule`, `place` and `lower`; `dump` gets the
     text of every stage. `progress` hears how placement goes on; once `stop` says so, it ends with its best choice so
     far, and the manifest has the status "interrupted" (KeyboardInterrupt where there is no choice yet).
+
+    `explain` names ops or ONNX nodes, or patterns of them, whose plans are explained in the result; a name that stands
+    for nothing is refused before placement (IPU0615).
+
     Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     target = load_target(options.target)
@@ -271,7 +279,7 @@ def compile_model(
     )
     compiled = compile_graph(
         done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_start=on_start, on_pass=on_pass,
-        progress=progress, stop=stop,
+        progress=progress, stop=stop, explain=explain,
     )  # fmt: skip
     compiled.program.manifest["model"] = identity
     compiled.program.manifest["pipeline"] = done.pipeline
@@ -336,14 +344,17 @@ def compile_graph(
     on_pass: OnPass | None = None,
     progress: Listen | None = None,
     stop: Stop = never,
+    explain: Sequence[str] = (),
 ) -> Compiled:
     """Schedule, plan, place, lower and allocate a graph that the passes have finished with, and verify the program.
 
-    `progress` and `stop` are those of `compile_model`.
+    `progress`, `stop` and `explain` are those of `compile_model`.
     """
     clock = _Clock({} if seconds is None else seconds, on_start, on_pass)
     clock.begin("schedule")
     graph = schedule_model(model, target, options)
+    named = {name for node in model.graph for name in (node.name or "", *origin(node))}
+    explained = select_ops(graph, explain, named)
     fitted = fit(
         graph, target, options.keep, options.solver, options.effort, clock.begin, progress=progress, stop=stop
     )  # fmt: skip
@@ -356,7 +367,17 @@ def compile_graph(
         raise RuntimeError(f"the compiled program breaks a rule of the verifier\n{failure}") from failure
     clock.end()
     times = tuple(program_times(program))
-    compiled = Compiled(program, model, graph, fitted.placement, fitted.code, times, clock.seconds, remarks)
+    compiled = Compiled(
+        program,
+        model,
+        graph,
+        fitted.placement,
+        fitted.code,
+        times,
+        clock.seconds,
+        remarks,
+        explain_ops(fitted.placement, explained),
+    )
     program.manifest.update(_manifest(compiled, options))
     program.ops = planned_ops(graph, fitted.placement)
     return compiled

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from ipucc.cli.explain import explanation_text
 from ipucc.cli.options import dim_option, input_shape_option, json_option, load_option, read_dims, read_shapes
 from ipucc.cli.output import pairs, writable, write_text
 from ipucc.cli.progress import watched
@@ -54,23 +55,30 @@ Emit = Literal["graph", "placement", "program"]
     "--emit", type=click.Choice(["graph", "placement", "program"]),
     help="Write this as text, to -o or standard output, instead of a program file.",
 )  # fmt: skip
+@click.option(
+    "--explain", multiple=True, metavar="NODE",
+    help="Show the plans that were considered for an op or ONNX node, by name or pattern, and why the chosen one won. "
+    "May be repeated.",
+)  # fmt: skip
 @json_option
 def compile_command(
     model: str, output: str | None, target: str, precision: Literal["model", "fp16"],
     partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], passes: str | None,
     block: int | None, density: float | None, solver: Literal["cpsat", "greedy"],
     effort: Literal["fast", "default", "max"], load: tuple[str, ...], dump_ir: str | None, print_after: tuple[str, ...],
-    emit: Emit | None, as_json: bool,
+    emit: Emit | None, explain: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a program for the IPU.
 
     The summary says how many cycles a run takes, as predicted for the finished program, what the solver
-    estimated, and how much memory the fullest tile needs.
+    estimated, and how much memory the fullest tile needs. With --explain no program file needs to be named.
     """
     begin = time.perf_counter()
-    if output is None and emit is None:
+    if output is None and emit is None and not explain:
         raise click.UsageError("name the program file: -o FILE.ipux")
-    if output is None and as_json:
+    if emit == "graph" and explain:
+        raise error("IPU0308", "--emit graph ends before placement, so --explain cannot be used with it")
+    if output is None and emit is not None and as_json:
         raise error("IPU0308", "--emit and --json cannot both have standard output", help=["give --emit a file: -o"])
     if output is not None:
         writable(output)
@@ -105,7 +113,7 @@ def compile_command(
     with watched() as watch:
         compiled = compile_model(
             model, options, on_start=watch.started, print_after=print_after, stream=watch.say, dump=dump,
-            progress=watch.placing, stop=watch.stop,
+            progress=watch.placing, stop=watch.stop, explain=explain,
         )  # fmt: skip
     report(compiled.remarks)
     if emit is not None:
@@ -118,7 +126,10 @@ def compile_command(
     if as_json:
         show_json("ipucc.compile/1", _document(model, options, compiled, seconds))
     elif emit is None:
-        show(_summary(model, output or "", options, compiled, seconds))
+        show(_summary(model, output, options, compiled, seconds))
+    if not as_json:
+        for found in compiled.explanations:
+            show("\n" + explanation_text(found))
     if compiled.interrupted:
         gap = f"gap {compiled.placement.gap:.1%}" if compiled.placement.bound else "no bound known"
         click.echo(f"interrupted: this is the best placement that was found until then, {gap}", err=True)
@@ -153,12 +164,13 @@ def _document(model: str, options: "CompileOptions", compiled: "Compiled", secon
         "placement": placement_figures(compiled.placement),
         "cycles": dict(compiled.cycles),
         "memory": memory_figures(compiled.program),
+        "explain": [found.to_json() for found in compiled.explanations],
         "passes": [{"name": name, "seconds": spent} for name, spent in compiled.seconds.items()],
         "seconds": seconds,
     }
 
 
-def _summary(model: str, output: str, options: "CompileOptions", compiled: "Compiled", seconds: float) -> str:
+def _summary(model: str, output: str | None, options: "CompileOptions", compiled: "Compiled", seconds: float) -> str:
     from ipucc.pass_manager import count_nodes
     from ipucc.program.usage import tile_bytes
 
@@ -177,4 +189,4 @@ def _summary(model: str, output: str, options: "CompileOptions", compiled: "Comp
         ("memory", f"{used:,} of {program.target.tile_bytes:,} bytes on the fullest tile"),
         ("time", f"{seconds:.2f} s"),
     ]  # fmt: skip
-    return pairs(f"{model} -> {output}", rows)
+    return pairs(model if output is None else f"{model} -> {output}", rows)

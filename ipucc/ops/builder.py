@@ -24,7 +24,7 @@ from ipucc.target import Target
 from ipucc.tiles.layout import GRAIN_BYTES
 from ipucc.tiles.view import View
 
-__all__ = ["BuildOptions", "Builder", "Lowering", "lowering", "lowerings"]
+__all__ = ["BuildOptions", "Builder", "Lowering", "lowering", "lowerings", "origin"]
 
 Lowering = Callable[["Builder", ir.Node], None]
 _SMALL_BYTES: Final = 1 << 14

@@ -21,7 +21,7 @@ from ipucc.passes.plan.grid import Plan
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
-__all__ = ["enumerate_plans", "worth_gathering"]
+__all__ = ["Enumerated", "enumerate_plans", "worth_gathering"]
 
 Counts = NDArray[np.int64]
 
@@ -31,21 +31,32 @@ _SERIAL: Final = (1, 2, 4, 8, 16, 32)
 _WORTH_GATHERING: Final = 256
 
 
+@dataclass(frozen=True, eq=False)
+class Enumerated:
+    """Plans worth offering to placement, as (position of the form, plan), out of so many `combinations` of part counts,
+    serial steps and forms that were priced."""
+
+    plans: list[tuple[int, Plan]]
+    combinations: int
+
+
 def enumerate_plans(
     forms: Sequence[TileOp], hosted: tuple[bool, ...], target: Target, budget: int, keep: int
-) -> list[tuple[int, Plan]]:
-    """At most `keep` plans for an op in any of its forms, as (position of the form, plan). `hosted[i]` says that
+) -> Enumerated:
+    """At most `keep` plans for an op in any of its forms. `hosted[i]` says that
     operand i is written by the host where it is needed.
 
     `budget` is the memory of a tile in bytes that one op may take; plans above it are dropped unless none is left,
     then the leanest is returned.
     """
     found: list[_Row] = []
+    combinations = 0
     for family in _families(forms):
         op = forms[family[0]]
         parts = _combinations(op, target)
         base = _price(forms, family, hosted, target, parts, None)
         found += _select(family[0], parts, base, None, budget, keep)
+        combinations += len(family) * len(parts)
         if not (base.memory <= budget).any() or int(base.memory.min()) > budget // 2:
             for axis in op.axes if op.result.axes else ():
                 for steps in _SERIAL[1:]:
@@ -53,11 +64,13 @@ def enumerate_plans(
                         serial = axis.name, steps
                         priced = _price(forms, family, hosted, target, parts, serial)
                         found += _select(family[0], parts, priced, serial, budget, keep)
+                        combinations += len(family) * len(parts)
     pool = [f for f in found if f.memory <= budget] or sorted(found, key=lambda f: f.memory)[:1]
     pool.sort(key=lambda f: (f.score, f.memory))
-    return [
+    kept = [
         (f.form, Plan(_ordered(forms[f.family], f.parts, hosted), f.serial, f.gathered)) for f in _diverse(pool, keep)
     ]
+    return Enumerated(kept, combinations)
 
 
 def _families(forms: Sequence[TileOp]) -> list[list[int]]:

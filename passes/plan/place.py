@@ -18,7 +18,7 @@ Solver = Literal["cpsat", "greedy"]
 @dataclass(frozen=True, eq=False)
 class Placement:
     """The chosen candidate of every variable (`choice`) and op (`chosen`), and how good the choice is: status,
-    objective and bound in cycles, gap."""
+    objective and bound in cycles, gap. `cap` is what the plans may take of a tile."""
 
     problem: Problem
     choice: tuple[int, ...]
@@ -28,6 +28,7 @@ class Placement:
     objective: int
     bound: int
     peak_bytes: int
+    cap: int
 
     @property
     def gap(self) -> float:
@@ -89,7 +90,7 @@ def place(
     score = problem.evaluate(choice)
     chosen = tuple(problem.candidates[v][choice[v]] for v in problem.variable)
     return Placement(
-        problem, tuple(choice), chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes
+        problem, tuple(choice), chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes, cap
     )
 
 

@@ -101,7 +101,8 @@ class Score:
 class Problem:
     """One variable per op, or per position of a repeated layer: equal ops at equal positions share their plan.
 
-    `variable[o]` is the variable of op o, `weight[v]` the number of ops that share variable v.
+    `variable[o]` is the variable of op o, `weight[v]` the number of ops that share variable v; its candidates were kept
+    out of `combinations[v]` that were priced.
     """
 
     graph: TileGraph
@@ -114,6 +115,7 @@ class Problem:
     fixed_bytes: int
     home: dict[int, tuple[int, int]]
     fixed: dict[int, Layout]
+    combinations: list[int] = field(default_factory=list)
 
     def evaluate(self, choice: Sequence[int]) -> Score:
         """Cycles and memory of a choice (a candidate per variable), from the tables."""
@@ -193,6 +195,7 @@ class _Maker:
     home: dict[int, tuple[int, int]] = field(default_factory=dict)
     signatures: list[str] = field(default_factory=list)
     shared: dict[str, list[Candidate]] = field(default_factory=dict)
+    combinations: dict[str, int] = field(default_factory=dict)
     tables: dict[tuple[str, ...], Table] = field(default_factory=dict)
     fixed: dict[int, Layout] = field(default_factory=dict)
     reads: dict[int, int] = field(default_factory=dict)
@@ -211,7 +214,7 @@ class _Maker:
             sig = hashlib.sha256(text.encode()).hexdigest()
             self.signatures.append(sig)
             if sig not in self.shared:
-                self.shared[sig] = self._candidates(i, op, follow, candidates)
+                self.shared[sig], self.combinations[sig] = self._candidates(i, op, follow, candidates)
             candidates.append(self.shared[sig])
         variable, kept = self._variables()
         weight = [0] * len(kept)
@@ -228,6 +231,7 @@ class _Maker:
         return Problem(
             self.graph, self.target, variable, weight, [candidates[o] for o in kept], list(edges.values()),
             self._rows(variable), fixed_bytes, self.home, self.fixed,
+            [self.combinations[self.signatures[o]] for o in kept],
         )  # fmt: skip
 
     def _variables(self) -> tuple[list[int], list[int]]:
@@ -331,18 +335,19 @@ class _Maker:
 
     def _candidates(
         self, i: int, op: TileOp, follow: tuple[int, int] | None, known: list[list[Candidate]]
-    ) -> list[Candidate]:
+    ) -> tuple[list[Candidate], int]:
         found: list[Candidate] = []
         base = self.hosted(i, op)
         # Where the host writes what a form would have to fetch, other readers hold it to their grains.
         usable = [f for f in range(len(op.forms) + 1) if self.hosted(i, op.in_form(f)) == base]
         forms = [op.in_form(f) for f in usable]
-        for at, plan in enumerate_plans(forms, base, self.target, self.budget, self.keep):
+        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep)
+        for at, plan in enumerated.plans:
             found.append(self._candidate(forms[at], usable[at], base, plan))
         if follow is not None:
             plans = [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
             found += [self._candidate(op, 0, base, p) for p in plans]
-        return found
+        return found, enumerated.combinations + (len(plans) if follow is not None else 0)
 
     def _candidate(self, op: TileOp, form: int, hosted: tuple[bool, ...], plan: Plan) -> Candidate:
         stages = stages_of(op, plan)

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from ipucc.program.file import load_program
 from ipucc.target import load_target
 
 X = np.random.default_rng(7).standard_normal((4, 32), np.float32)
@@ -24,7 +25,8 @@ def test_compile_reports_its_figures_as_one_document(ipucc, mlp, tmp_path, docum
     assert done.exit_code == 0, done.output
     found = document(done)
     assert set(found) == {
-        "schema", "model", "target", "precision", "nodes", "placement", "cycles", "memory", "passes", "seconds"
+        "schema", "model", "target", "precision", "nodes", "placement", "cycles", "memory", "explain", "passes",
+        "seconds",
     }  # fmt: skip
     assert found["schema"] == "ipucc.compile/1"
     assert (found["target"], found["precision"], found["nodes"]) == ("gc200", "model", 2)
@@ -325,3 +327,47 @@ def test_targets_lists_and_describes(ipucc, document, tmp_path):
     (tmp_path / "half.toml").write_text('base = "gc200"\ntiles = 736\n')
     assert document(ipucc("targets", tmp_path / "half.toml", "--json"))["targets"][0]["name"] == "half"
     assert "736" in ipucc("targets", tmp_path / "half.toml").stdout
+
+
+# compile --explain
+
+
+def test_explain_says_why_a_plan_won(ipucc, mlp, tmp_path, document):
+    done = ipucc("compile", mlp, "-o", tmp_path / "m.ipux", "--dim", "n=64", "--explain", "fc1", "--json")
+    assert done.exit_code == 0, done.output
+    (found,) = document(done)["explain"]
+    assert set(found) == {
+        "op", "kind", "nodes", "alike", "combinations", "kept", "cap_bytes", "neighbours", "tightest", "candidates"
+    }  # fmt: skip
+    assert (found["op"], found["kind"], found["alike"]) == ("fc1", "MatMul", 1)
+    assert {"fc1", "bias1", "relu1"} == set(found["nodes"])
+    assert found["combinations"] > found["kept"] == len(found["candidates"]) > 1
+    assert [n["name"] for n in found["neighbours"]] == ["fc2"]
+    first, *others = found["candidates"]
+    assert first["verdict"] == "chosen"
+    ops = {op.name: op for op in load_program(tmp_path / "m.ipux").ops}
+    assert (first["plan"], first["cycles"]) == (ops["fc1"].plan, ops["fc1"].cycles)
+    assert found["neighbours"][0]["plan"] == ops["fc2"].plan
+    assert all(c["total"] - first["total"] == c["difference"] >= 0 for c in others)
+
+
+def test_explain_needs_no_program_file(ipucc, mlp, tmp_path, document):
+    done = ipucc("compile", mlp, "--dim", "n=64", "--explain", "bias1", "--explain", "fc2")
+    assert done.exit_code == 0, done.output
+    for part in ("fc1 (", "fc2 (", "combinations priced", "the chosen one", "cycles: ", "tightest", "neighbours"):
+        assert part in done.stdout
+    found = document(ipucc("compile", mlp, "--dim", "n=64", "--explain", "fc*", "--json"))
+    assert [e["op"] for e in found["explain"]] == ["fc1", "fc2"]
+    written = ipucc("compile", mlp, "--dim", "n=64", "--json", "-o", tmp_path / "m.ipux")
+    assert document(written)["explain"] == []
+
+
+def test_explain_refuses_names_that_stand_for_nothing(ipucc, mlp, tmp_path):
+    done = ipucc("compile", mlp, "-o", tmp_path / "m.ipux", "--dim", "n=64", "--explain", "fc3", "--explain", "conv*")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.count("error[IPU0615]") == 2
+    assert "did you mean 'fc2' or 'fc1'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    clash = ipucc("compile", mlp, "--dim", "n=64", "--explain", "fc1", "--emit", "graph")
+    assert clash.exit_code == 2
+    assert "IPU0308" in clash.stderr

@@ -13,6 +13,7 @@ from ipucc.api import Executable
 from ipucc.compiler import CompileOptions, compile_model
 from ipucc.ops.spec import TileOp
 from ipucc.passes.plan import problem
+from ipucc.passes.plan.enumerate import Enumerated
 from ipucc.passes.plan.grid import Plan
 
 TILES = 48
@@ -38,7 +39,7 @@ class Plans:
         self.rng = np.random.default_rng(seed)
         self.drawn: list[tuple[TileOp, Plan]] = []
 
-    def __call__(self, forms: Sequence[TileOp], *_: object) -> list[tuple[int, Plan]]:
+    def __call__(self, forms: Sequence[TileOp], *_: object) -> Enumerated:
         op = forms[0]
         serial = ""
         if self.rng.random() < 0.5:
@@ -51,7 +52,7 @@ class Plans:
             parts[axis.name] = int(self.rng.integers(1, most + 1))
         plan = Plan(tuple(parts.items()), (serial, 2) if serial else None, bool(self.rng.random() < 0.3))
         self.drawn.append((op, plan))
-        return [(0, plan)]
+        return Enumerated([(0, plan)], 1)
 
 
 def model(

@@ -32,7 +32,7 @@ def plans(
 ) -> Iterator[tuple[TileOp, list[Plan]]]:
     for op in graph.ops:
         hosted = tuple(graph.tensors[o.sources[0].tensor].kind != "result" for o in op.operands)
-        found = enumerate_plans((op, *op.forms), hosted, target, budget or target.usable_bytes, keep)
+        found = enumerate_plans((op, *op.forms), hosted, target, budget or target.usable_bytes, keep).plans
         for form in sorted({f for f, _ in found}):
             yield op.in_form(form), [plan for f, plan in found if f == form]
 
@@ -178,6 +178,6 @@ def test_an_axis_of_one_index_per_cell_is_cut_into_all_of_them(graph_for: GraphF
     pinned = [(op, a) for op in graph_for("sparse", target).ops for a in op.axes if a.pinned]
     for op, axis in pinned:
         hosted = (True,) * len(op.operands)
-        for _, plan in enumerate_plans([op], hosted, target, 500_000, 12):
+        for _, plan in enumerate_plans([op], hosted, target, 500_000, 12).plans:
             assert dict(plan.parts)[axis.name] == axis.size
     assert pinned

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from ipucc.target import AmpType, Target
 
-__all__ = ["Bound", "gemm_bound"]
+__all__ = ["VECTOR_MACS", "Bound", "gemm_bound", "least_cycles_per_mac"]
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ def gemm_bound(
 ) -> Bound:
     """The bounds of the module's text. `activation` says where A comes from. Partial sums are of the type of A."""
     s, macs, tiles = ITEM_BYTES[dtype], float(m) * k * n, target.tiles
-    kappa = _kappa(m, k, n, dtype, target)
+    kappa = least_cycles_per_mac(m, k, n, dtype, target)
     share, room = macs / tiles, target.usable_bytes / s
     # From one tile's share to all of it on one tile; a plan that puts more than a thousand shares on a tile takes a
     # thousand times as long to compute.
@@ -96,8 +96,8 @@ def gemm_bound(
     )
 
 
-def _kappa(m: int, k: int, n: int, dtype: AmpType, target: Target) -> float:
-    """The least cycles per multiply-accumulate."""
+def least_cycles_per_mac(m: int, k: int, n: int, dtype: AmpType, target: Target) -> float:
+    """kappa: the least cycles that a tile takes for one multiply-accumulate."""
     partials: AmpType = "fp16" if dtype == "fp16" else "fp32"
     channels, units = target.amp_input_channels(dtype), target.amp.units(dtype, partials)
     position, load = target.amp.position_cycles(dtype), target.amp_weight_cycles(dtype, partials)

@@ -126,7 +126,9 @@ def test_rows_are_cut_where_their_producer_is(
     empty = 0
     for split in splits:
         # No plan of its own for the row op: it has to follow.
-        monkeypatch.setattr(problem, "enumerate_plans", lambda forms, *_, s=split: [] if forms[0].rows else [(0, s)])
+        monkeypatch.setattr(
+            problem, "enumerate_plans", lambda forms, *_, s=split: Enumerated([] if forms[0].rows else [(0, s)], 1)
+        )
         compiled = compile_model(made, CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy"))
         product, rows = compiled.placement.chosen
         assert rows.stages[0].suffix == ".statistics"

@@ -10,7 +10,7 @@ import numpy as np
 from ipucc.codelets.base import Counts
 from ipucc.target import AmpType, Target
 
-__all__ = ["amp_1x1", "amp_nx1", "amp_types"]
+__all__ = ["amp_1x1", "amp_nx1", "amp_types", "dealt_lines"]
 
 
 def amp_types(dtype: str, partials: str) -> tuple[AmpType, AmpType]:
@@ -62,21 +62,31 @@ def amp_1x1(groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, part
     return np.asarray(50 + w * (saved + kept * (gi * groups - 1)) + groups * body, np.int64)
 
 
-def amp_nx1(
-    groups: Counts, lines: Counts, width: Counts, k: Counts, n: Counts, window: int, dtype: str, partials: str,
-    target: Target,
-) -> Counts:  # fmt: skip
-    """Cycles of a convolution with a window of `window` taps: `lines` x `width` output positions per channel.
+def dealt_lines(lines: Counts, width: Counts, target: Target) -> tuple[Counts, Counts]:
+    """How many lines of positions the busiest worker has, and how long they are: where there are fewer lines than
+    workers, lines are split."""
+    items = np.maximum(1, lines // target.workers)
+    share = -(-lines * width // target.workers)
+    return items, -(-share // items)
 
-    Work is dealt to the workers in lines; where there are fewer lines than workers, lines are split.
+
+def amp_nx1(
+    groups: Counts, lines: Counts, width: Counts, k: Counts, n: Counts, window: int, height: int, dtype: str,
+    partials: str, target: Target,
+) -> Counts:  # fmt: skip
+    """Cycles of a convolution in `window` passes: `lines` x `width` output positions per channel.
+
+    A pass multiplies `height` taps of one dimension (1, 2 or 4) by as many input channels as then fill the unit.
+    Weights of 4 taps are shuffled while they are loaded, at half of the rate.
     """
     kind, acc = amp_types(dtype, partials)
     units = target.amp.units(kind, acc)
     load = target.amp_weight_cycles(kind, acc)
+    if height == 4 and target.amp.weight_load_bytes(kind) > 8:
+        load *= 2
+    load += {1: 15, 2: 46, 4: 60}[height] + 3
     w = target.workers
-    items = np.maximum(1, lines // w)
-    share = -(-lines * width // w)
-    length = -(-share // items)
+    items, length = dealt_lines(lines, width, target)
     if kind == "fp16":
         extra = 1 if acc == "fp32" or units >= 16 else 0
         few, per_line = (17, 29, 33 + extra), 34 + 4 * (length - 3)
@@ -84,10 +94,10 @@ def amp_nx1(
         few, per_line = (17, 33, 44), 45 + 8 * (length - 3)
     one = np.select([length == 0, length == 1, length == 2], [np.full_like(length, x) for x in few], per_line)
     worker = 17 + (1 if acc == "fp16" else 0) + items * (3 + one - 9)
-    gi = -(-k // target.amp_input_channels(kind))
+    gi = -(-k // (target.amp_input_channels(kind) // height))
     go = -(-n // units)
     position = w * worker
-    inner = 14 + window * (12 + (load + 15 + 3)) + window * position
+    inner = 14 + window * (12 + load) + window * position
     wide = 2 if acc == "fp32" else 4
     share = np.ceil(lines * width * go * units / w)
     zeroing = w * (groups * (np.ceil(share / wide) + 5)).astype(np.int64)

@@ -6,18 +6,19 @@ Axes of both: n (batch), g (groups), oc and ic (channels of a group), o0, o1, ..
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
-from ipucc.codelets.amp import amp_1x1, amp_nx1
-from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
-from ipucc.codelets.matmul import epilogue_cycles, finish
+from ipucc.codelets.amp import amp_nx1
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, register
+from ipucc.codelets.macs import lanes, vmac
+from ipucc.codelets.matmul import epilogue_cycles, finish, product_cycles, scratch_bytes
+from ipucc.codelets.slic import CHANNELS, GROUPS, WINDOW, slic
 from ipucc.codelets.windows import aligned, picked, taps
-from ipucc.dtypes import itemsize
 from ipucc.target import Target
 
-__all__ = ["Conv", "ConvTranspose"]
+__all__ = ["METHODS", "Conv", "ConvTranspose", "conv_cycles"]
 
 # Elements of the unfolded windows that are multiplied at once: 16 MiB of float32.
 _UNFOLDED = 1 << 22
@@ -30,7 +31,7 @@ class Conv(Codelet):
     then `expr` over x and the epilogue's operands.
 
     `grains` is, per spatial dimension, the multiple of elements at which cells of X begin (1 unless it arrives in
-    grains of that dimension). Outside the tensor and the cell, X and W must be 0.
+    grains of that dimension). Outside the tensor and the cell, X and W must be 0. `method` is one of `METHODS`.
     """
 
     kernel: tuple[int, ...]
@@ -42,18 +43,20 @@ class Conv(Codelet):
     partials: str
     expr: str = ""
     extras: tuple[str, ...] = ()
+    method: str = "amp"
 
     name: ClassVar[str] = "conv"
     code_bytes: ClassVar[int] = 1800
 
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
-        """poplibs' AMP estimate, 1x1 or n x 1 (strided convolutions take the latter); with several groups the
-        vertical MAC form where that is faster."""
-        plain = all(s == 1 for s in self.strides)
-        rank = len(self.kernel)
-        work = _contraction_cycles(n, rank, prod(self.kernel), plain, self.dtype, self.partials, target)
-        results = n["n"] * n["g"] * n["oc"] * _positions(n, rank)
+        """poplibs' estimate of the method; strided 1x1 convolutions take the n x 1 form of the matrix unit."""
+        work = conv_cycles(self.method, n, self.kernel, self.strides, self.dtype, self.partials, target)
+        results = n["n"] * n["g"] * n["oc"] * _positions(n, len(self.kernel))
         return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
+
+    def temp_bytes(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        positions = n["n"] * _positions(n, len(self.kernel))
+        return scratch_bytes(self.method, positions, n["oc"], self.dtype, self.partials, target)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         x, w, *extras = operands
@@ -72,7 +75,8 @@ class Conv(Codelet):
 @dataclass(frozen=True)
 class ConvTranspose(Codelet):
     """x[n, g, oc, o..] = sum over ic, taps k and positions i with i * stride + k * dilation - begin = o of
-    X[n, g, ic, i..] W[g, ic, oc, k..]; then `expr` over x and the epilogue's operands. `grains` as for Conv."""
+    X[n, g, ic, i..] W[g, ic, oc, k..]; then `expr` over x and the epilogue's operands. `grains` as for Conv, `method`
+    is `amp` or `vmac`."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -83,19 +87,19 @@ class ConvTranspose(Codelet):
     partials: str
     expr: str = ""
     extras: tuple[str, ...] = ()
+    method: str = "amp"
 
     name: ClassVar[str] = "conv_transpose"
     code_bytes: ClassVar[int] = 2000
 
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
-        """poplibs' AMP n x 1 estimate. Every position of the result meets ceil(kernel / stride) taps of a dimension:
-        the planner splits a transposed convolution into one convolution per phase of the stride."""
-        met = prod(-(-k // s) for k, s in zip(self.kernel, self.strides, strict=True))
-        rank = len(self.kernel)
-        work = _contraction_cycles(n, rank, met, False, self.dtype, self.partials, target)
+        """poplibs' estimate of the method. Every position of the result meets ceil(kernel / stride) taps of a
+        dimension: the planner splits a transposed convolution into one convolution per phase of the stride."""
+        met = tuple(-(-k // s) for k, s in zip(self.kernel, self.strides, strict=True))
+        work = conv_cycles(self.method, n, met, self.strides, self.dtype, self.partials, target)
         # One launch of the kernel per phase.
         work = work + (prod(self.strides) - 1) * target.launch_cycles
-        results = n["n"] * n["g"] * n["oc"] * _positions(n, rank)
+        results = n["n"] * n["g"] * n["oc"] * _positions(n, len(self.kernel))
         return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
@@ -128,34 +132,46 @@ def _positions(n: Mapping[str, Counts], rank: int) -> Counts:
     return positions
 
 
-def _contraction_cycles(
-    n: Mapping[str, Counts], rank: int, window: int, plain: bool, dtype: str, partials: str, target: Target
+METHODS: Final = ("amp", "amp 2x1", "amp 4x1", "swapped", "dot", "vmac", "slic", "slic depthwise")
+"""The ways to convolve. `amp` multiplies one tap of 16 input channels at a time on the matrix unit, `amp 2x1` and
+`amp 4x1` two taps of 8 and four of 4; `swapped` and `dot` are those of a matmul, for windows of one tap; `vmac` takes
+the vector unit, for several groups at once, and `slic` the short-window unit, for 4 channels or 8 groups at once."""
+
+
+def conv_cycles(
+    method: str,
+    n: Mapping[str, Counts],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dtype: str,
+    partials: str,
+    target: Target,
 ) -> Counts:
-    """Cycles of a convolution with `window` taps; `plain` with a stride of 1."""
+    """Cycles of a convolution by one of `METHODS`; ValueError for another one. `kernel` has the taps that every
+    position meets."""
+    rank = len(kernel)
     rows = n["n"] * _positions(n, rank)
-    if window == 1 and plain:
-        matrix = amp_1x1(n["g"], rows, n["ic"], n["oc"], dtype, partials, target)
-    else:
-        width = n[f"o{rank - 1}"]
-        lines = rows // np.maximum(width, 1)
-        matrix = amp_nx1(n["g"], lines, width, n["ic"], n["oc"], window, dtype, partials, target)
-    # Narrow groups leave most of the matrix unit idle; with one group there is nothing else to vectorise over.
-    return np.where(n["g"] > 1, np.minimum(matrix, _vertical_cycles(n, window, rows, dtype, target)), matrix)
-
-
-def _vertical_cycles(n: Mapping[str, Counts], window: int, rows: Counts, dtype: str, target: Target) -> Counts:
-    """The vertical MAC kernel, 8 groups at once for fp16 (4 for fp32, by two vector operations where fp16 needs one).
-
-    poplibs, PerformanceEstimation.hpp (getConvPartialVerticalMac...): 13 cycles a worker, 22 to load and store the
-    accumulators and 3 + 3 (taps - 1) for the product of one position; 61 + 14 + 26 and 32 + 24 for the supervisor,
-    4 + elements / 4 for zeroing. Restated with positions dealt to the workers, so that no reduction follows.
-    """
-    wide = 8 if itemsize(dtype) <= 2 else 4
-    items = -(-n["g"] // wide) * n["oc"] * rows
-    dot = 3 + 3 * (window * n["ic"] - 1)
-    zero = 4 + -(-items * wide // target.vector_width(itemsize(dtype)))
-    worker = 13 + per_worker(items, target) * (22 + dot)
-    return 157 + zero + target.workers * worker
+    width = n[f"o{rank - 1}"]
+    lines = rows // np.maximum(width, 1)
+    if method == "vmac":
+        blocks = -(-n["g"] // lanes(partials)) * n["oc"]
+        return vmac(blocks, rows, prod(kernel) * n["ic"], dtype, partials, target)
+    if method in ("slic", "slic depthwise"):
+        windows = prod(kernel[:-1]) * -(-kernel[-1] // WINDOW)
+        if method == "slic":
+            groups, windows = n["g"] * -(-n["oc"] // CHANNELS), windows * -(-n["ic"] // CHANNELS)
+        else:
+            # Channels of one group lie in planes, each multiplied with each.
+            groups, windows = -(-n["g"] // GROUPS) * n["oc"], windows * n["ic"]
+        return slic(groups, windows, lines, width, strides[-1], method != "slic", partials, target)
+    if method in ("swapped", "dot") or (method == "amp" and prod(kernel) == 1 and all(s == 1 for s in strides)):
+        return product_cycles(method, n["g"], rows, n["ic"], n["oc"], dtype, partials, target)
+    height = {"amp": 1, "amp 2x1": 2, "amp 4x1": 4}.get(method)
+    if height is None:
+        raise ValueError(f"a convolution has no method {method!r}")
+    # The dimension in which several taps are taken at once: the one that leaves fewest passes.
+    passes = min(-(-k // height) * prod(kernel) // k for k in kernel)
+    return amp_nx1(n["g"], lines, width, n["ic"], n["oc"], passes, height, dtype, partials, target)
 
 
 def _contract(windows: Array, w: Array, out: Sequence[int]) -> Array:

@@ -24,7 +24,7 @@ from ipucc.target import Target
 from ipucc.tiles.layout import GRAIN_BYTES
 from ipucc.tiles.view import View
 
-__all__ = ["BuildOptions", "Builder", "Lowering", "lowering", "lowerings", "origin"]
+__all__ = ["BuildOptions", "Builder", "Form", "Lowering", "lowering", "lowerings", "origin"]
 
 Lowering = Callable[["Builder", ir.Node], None]
 _SMALL_BYTES: Final = 1 << 14
@@ -37,6 +37,15 @@ class BuildOptions:
 
     target: Target
     partials: str = "float16"
+
+
+@dataclass(frozen=True)
+class Form:
+    """Another form of an op: `changes` to the fields of its codelets, and its own `operands` if they are others."""
+
+    name: str
+    changes: Mapping[str, object]
+    operands: tuple[Operand, ...] | None = None
 
 
 def lowering(*ops: str, domain: str = "") -> Callable[[Lowering], Lowering]:
@@ -269,6 +278,7 @@ class Builder:
         statistics: tuple[str, ...] = (),
         macs: int = 0,
         sparse_macs: int | None = None,
+        forms: Sequence[Form] = (),
     ) -> Ref:
         """Add a tile op; its result as a ref of the shape of `result_axes`. Grains of the axes follow the operands.
 
@@ -277,25 +287,36 @@ class Builder:
         axes = axes or (Axis("one", 1, "whole"),)
         by_name = {a.name: a for a in axes}
         shape = tuple(by_name[a].size for a in result_axes)
+        title = name if name is not None else self.name()
+        tensor = self._tensor(title, shape, dtype, "result", grain_dim)
+        result = Result(tensor, tuple(result_axes), dtype, grain_dim)
+        op = TileOp(
+            title, kind, self._grained(axes, operands, result), tuple(operands), result, codelet,
+            partial, partial_dtype, combine, statistics, macs, sparse_macs,
+            origin(self._node) if self._node else (),
+        )  # fmt: skip
+        self.graph.ops.append(replace(op, forms=tuple(self._form(op, axes, f) for f in forms)))
+        return Ref((Source(tensor, View.identity(shape)),), shape, dtype)
+
+    def _form(self, op: TileOp, axes: Sequence[Axis], form: Form) -> TileOp:
+        operands = op.operands if form.operands is None else form.operands
+        codelet = replace(op.codelet, **form.changes)  # type: ignore[type-var]
+        partial = None if op.partial is None else replace(op.partial, **form.changes)  # type: ignore[type-var]
+        cut = self._grained(axes, operands, op.result)
+        return replace(op, form=form.name, axes=cut, operands=operands, codelet=codelet, partial=partial)
+
+    def _grained(self, axes: Sequence[Axis], operands: Sequence[Operand], result: Result) -> tuple[Axis, ...]:
+        """The axes with cuts at whole grains of what follows them."""
         grains = {a.name: a.grain for a in axes}
-        if result_axes:
-            grains[result_axes[grain_dim]] = max(grains[result_axes[grain_dim]], self.grain(dtype))
+        if result.axes:
+            name = result.axes[result.grain_dim]
+            grains[name] = max(grains[name], self.grain(result.dtype))
         for o in operands:
             for d in {o.grain_dim, o.pack_dim} - {None}:
                 along = o.dims[d] if o.dims else None  # type: ignore[index]
                 if isinstance(along, Along):
                     grains[along.axis] = max(grains[along.axis], self.grain(o.dtype))
-        final = tuple(replace(a, grain=grains[a.name]) for a in axes)
-        title = name if name is not None else self.name()
-        tensor = self._tensor(title, shape, dtype, "result", grain_dim)
-        self.graph.ops.append(
-            TileOp(
-                title, kind, final, tuple(operands), Result(tensor, tuple(result_axes), dtype, grain_dim), codelet,
-                partial, partial_dtype, combine, statistics, macs, sparse_macs,
-                origin(self._node) if self._node else (),
-            )
-        )  # fmt: skip
-        return Ref((Source(tensor, View.identity(shape)),), shape, dtype)
+        return tuple(replace(a, grain=grains[a.name]) for a in axes)
 
     def lower(self, node: ir.Node) -> None:
         """Lower one node. IPU0201 for an op type without a lowering."""

@@ -12,9 +12,10 @@ import onnx_ir as ir
 from ipucc.codelets.conv import Conv, ConvTranspose
 from ipucc.codelets.reduce import Reduce
 from ipucc.dtypes import is_float
-from ipucc.ops.builder import Builder, lowering, shape_of
+from ipucc.ops.builder import Builder, Form, lowering, shape_of
 from ipucc.ops.elementwise import broadcast_dims
 from ipucc.ops.graph import Ref
+from ipucc.ops.matmul import FEW_ROWS
 from ipucc.ops.spec import Along, Axis, DimMap, Everything
 from ipucc.ops.window import Window, steps_of, window_of
 
@@ -75,8 +76,32 @@ def conv(
         partial=kind(*form, x.dtype, partials), partial_dtype=partials,
         combine=Reduce("sum", ("ic",), results, x.dtype, 1.0, expr, types),
         macs=_macs(window, x.shape[3:], batch * group * oc * ic, out, transposed),
+        forms=_forms(window, ic, batch * prod(out), x.dtype, x_by_channel, y_by_channel, transposed),
     )  # fmt: skip
     return b.reshape(made, shape)
+
+
+def _forms(
+    window: Window, ic: int, positions: int, dtype: str, x_by_channel: bool, y_by_channel: bool, transposed: bool
+) -> tuple[Form, ...]:
+    """The other methods of a convolution: those that read operands and write results in the grains they have."""
+    found: list[str] = []
+    half = dtype == "float16"
+    slides = half and window.strides[-1] <= 2 and window.dilations[-1] == 1 and window.kernel[-1] > 1
+    if not x_by_channel and not y_by_channel:
+        found.append("vmac")
+        if slides and not transposed:
+            found.append("slic depthwise")
+    elif x_by_channel and y_by_channel and not transposed:
+        channels = 16 if half else 8
+        if prod(window.kernel) == 1 and all(s == 1 for s in window.strides):
+            found.append("swapped")
+            if positions <= FEW_ROWS:
+                found.append("dot")
+        found += [f"amp {h}x1" for h in (2, 4) if ic <= channels // h and max(window.kernel) > h // 2]
+        if slides and ic <= channels:
+            found.append("slic")
+    return tuple(Form(method, {"method": method}) for method in found)
 
 
 def _macs(window: Window, inner: tuple[int, ...], channels: int, out: tuple[int, ...], transposed: bool) -> int:

@@ -1,6 +1,9 @@
 """Matrix products: MatMul and its fused form."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -8,13 +11,16 @@ import onnx_ir as ir
 from ipucc.codelets.matmul import MatMul
 from ipucc.codelets.reduce import Reduce
 from ipucc.dtypes import is_float
-from ipucc.ops.builder import Builder, lowering, shape_of
+from ipucc.ops.builder import Builder, Form, lowering, shape_of
 from ipucc.ops.elementwise import broadcast_dims
 from ipucc.ops.graph import Ref
-from ipucc.ops.spec import Along, Axis, DimMap
+from ipucc.ops.spec import Along, Axis, DimMap, Operand
 from ipucc.tiles.view import View
 
-__all__ = ["aligned", "matmul"]
+__all__ = ["FEW_ROWS", "aligned", "matmul"]
+
+FEW_ROWS: Final = 8
+"""Up to so many rows a product may be faster on the vector unit, which multiplies no faster for more of them."""
 
 
 def matmul(b: Builder, left: Ref, right: Ref, extras: list[Ref], expr: str, shape: tuple[int, ...]) -> Ref:
@@ -58,8 +64,22 @@ def matmul(b: Builder, left: Ref, right: Ref, extras: list[Ref], expr: str, shap
         partial=MatMul(names, dtype, partials), partial_dtype=partials if is_float(dtype) else dtype,
         combine=Reduce("sum", ("k",), (*names, "m", "n"), dtype, 1.0, expr, types),
         macs=prod(full) * k,
+        forms=_forms(operands, rows, lead) if is_float(dtype) else (),
     )  # fmt: skip
     return b.reshape(made, shape)
+
+
+def _forms(operands: Sequence[Operand], rows: int, lead: int) -> tuple[Form, ...]:
+    """The other methods of a product."""
+    forms = [Form("swapped", {"method": "swapped"})]
+    if rows <= FEW_ROWS:
+        forms.append(Form("dot", {"method": "dot"}))
+        w = operands[1]
+        if w.pack_dim is not None and w.grain_dim == lead + 1:
+            # What arrives in grains of n is multiplied as it lies.
+            taken = (operands[0], replace(w, pack_dim=None), *operands[2:])
+            forms.append(Form("axpy", {"method": "axpy"}, taken))
+    return tuple(forms)
 
 
 def aligned(

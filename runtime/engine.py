@@ -171,7 +171,8 @@ class Engine:
             try:
                 with np.errstate(all="ignore"):
                     results = step.codelet.compute(arrays, cells)
-                for b, result in zip(step.results, results, strict=True):
+                written = step.results[:-1] if step.codelet.has_scratch else step.results
+                for b, result in zip(written, results, strict=True):
                     store(memory, buffers[b.buffer], tiles, b, part, offsets[b.buffer], result)
             except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as problem:
                 # The verifier holds sizes against the machine, not the parameters of a codelet against its operands.

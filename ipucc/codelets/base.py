@@ -67,6 +67,12 @@ class Codelet(ABC):
         """Scratch bytes on the tile while the vertex runs; none unless a codelet says otherwise."""
         return np.zeros_like(next(iter(n.values())))
 
+    @property
+    def has_scratch(self) -> bool:
+        """Whether the last buffer that a compute set writes is the scratch of `temp_bytes`: `compute` returns nothing
+        for it, and it holds nothing behind the step."""
+        return False
+
     def to_json(self) -> dict[str, object]:
         """The codelet's name and parameters, read back by `codelet_from_json`."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]

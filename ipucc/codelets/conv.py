@@ -58,6 +58,10 @@ class Conv(Codelet):
         positions = n["n"] * _positions(n, len(self.kernel))
         return scratch_bytes(self.method, positions, n["oc"], self.dtype, self.partials, target)
 
+    @property
+    def has_scratch(self) -> bool:
+        return self.method == "swapped"
+
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         x, w, *extras = operands
         out = [cells.padded(f"o{d}") for d in range(len(self.kernel))]

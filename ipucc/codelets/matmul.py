@@ -93,6 +93,10 @@ class MatMul(Codelet):
     def temp_bytes(self, n: Mapping[str, Counts], target: Target) -> Counts:
         return scratch_bytes(self.method, n["m"], n["n"], self.dtype, self.partials, target)
 
+    @property
+    def has_scratch(self) -> bool:
+        return self.method == "swapped"
+
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         a, b, *extras = operands
         return [finish(self.expr, np.matmul(a, b), extras, self.dtype, self.extras)]

@@ -69,7 +69,8 @@ def results(facts: Facts) -> Found:
 
 
 def codelets(facts: Facts) -> Found:
-    """Codelets know the axes and types that they are given: their cycles can be counted."""
+    """Codelets know the axes and types that they are given: their cycles can be counted, and their scratch holds what
+    they need."""
     for step in facts.computes:
         try:
             cycles = compute_cycles(step, facts.target)
@@ -80,6 +81,12 @@ def codelets(facts: Facts) -> Found:
         except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as problem:
             yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r} cannot count its cycles: {problem!r}")
             continue
+        scratch = int(step.codelet.temp_bytes(step.cells.n, facts.target).max(initial=0))
+        held = facts.buffers[step.results[-1].buffer].layout.slot_bytes if step.results else 0
+        if step.codelet.has_scratch and held < scratch:
+            yield Problem(
+                f"{name_of(step)}: codelet {step.codelet.name!r} has {held} bytes of scratch and needs {scratch}"
+            )
         if cycles.shape != step.tiles.shape or (cycles.size and int(cycles.min()) < 0):
             yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r} counts cycles that make no sense")
 

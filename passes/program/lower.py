@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from ipucc.codelets.base import Cells
+from ipucc.codelets.base import Cells, Codelet
 from ipucc.codelets.copy import Pack
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Operand, TileOp
@@ -27,6 +27,7 @@ from ipucc.program.model import (
 )  # fmt: skip
 from ipucc.program.timing import best_order
 from ipucc.target import Target
+from ipucc.tiles.cuts import cut_axis, whole
 from ipucc.tiles.intersect import Track, intersect, pairs
 from ipucc.tiles.layout import Ints, Layout
 from ipucc.tiles.view import View
@@ -152,14 +153,24 @@ class _Lowering:
             self.steps.append(self._ordered(Exchange(f"{label}.exchange", tuple(moves), tuple(fills))))
         for b, p, operand in packs:
             self.steps.append(self._pack(f"{label}.pack", grid, operand, b, p))
-        out = Binding(result, _result_cells(grid, stage, turn))
         lo, n = _cell_extents(grid)
+        written = [Binding(result, _result_cells(grid, stage, turn))]
+        if stage.codelet.has_scratch:
+            written.append(self._scratch(f"{label}.scratch", stage.codelet, grid, n))
         self.steps.append(
             Compute(
-                label, stage.codelet, grid.tiles.reshape(-1), Cells(lo, n), tuple(bound), (out,),
+                label, stage.codelet, grid.tiles.reshape(-1), Cells(lo, n), tuple(bound), tuple(written),
                 stage.macs if turn == 0 else 0,
             )
         )  # fmt: skip
+
+    def _scratch(self, name: str, codelet: Codelet, grid: Grid, n: dict[str, np.ndarray]) -> Binding:
+        """Bytes for every vertex of a round, as many as the one that needs most of them."""
+        vertices = grid.tiles.size
+        size = max(1, int(codelet.temp_bytes(n, self.target).max(initial=0)))
+        cuts = cut_axis(vertices, vertices), whole(size)
+        layout = Layout((vertices, size), cuts, grid.tiles.reshape(vertices, 1, 1), 1, 1)
+        return Binding(self._buffer(name, "uint8", layout), np.arange(vertices, dtype=np.int32))
 
     def _resident(self, i: int, k: int, operand: Operand, full: Layout, chosen: Candidate) -> int | None:
         """The buffer of an operand that the host writes where it is needed; None for one that must be moved."""

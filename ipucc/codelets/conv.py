@@ -151,8 +151,8 @@ def conv_cycles(
     partials: str,
     target: Target,
 ) -> Counts:
-    """Cycles of a convolution by one of `METHODS`; ValueError for another one. `kernel` has the taps that every
-    position meets."""
+    """Cycles of a convolution by one of `METHODS`; ValueError for another one, and for a method that needs a window of
+    one tap. `kernel` has the taps that every position meets."""
     rank = len(kernel)
     rows = n["n"] * _positions(n, rank)
     width = n[f"o{rank - 1}"]
@@ -161,18 +161,19 @@ def conv_cycles(
         blocks = -(-n["g"] // lanes(partials)) * n["oc"]
         return vmac(blocks, rows, prod(kernel) * n["ic"], dtype, partials, target)
     if method in ("slic", "slic depthwise"):
-        windows = prod(kernel[:-1]) * -(-kernel[-1] // WINDOW)
+        across = prod(kernel[:-1]) * -(-kernel[-1] // WINDOW)
         if method == "slic":
-            groups, windows = n["g"] * -(-n["oc"] // CHANNELS), windows * -(-n["ic"] // CHANNELS)
+            groups, windows = n["g"] * -(-n["oc"] // CHANNELS), across * -(-n["ic"] // CHANNELS)
         else:
             # Channels of one group lie in planes, each multiplied with each.
-            groups, windows = -(-n["g"] // GROUPS) * n["oc"], windows * n["ic"]
+            groups, windows = -(-n["g"] // GROUPS) * n["oc"], across * n["ic"]
         return slic(groups, windows, lines, width, strides[-1], method != "slic", partials, target)
-    if method in ("swapped", "dot") or (method == "amp" and prod(kernel) == 1 and all(s == 1 for s in strides)):
+    plain = prod(kernel) == 1 and all(s == 1 for s in strides)
+    if plain and method in ("amp", "swapped", "dot"):
         return product_cycles(method, n["g"], rows, n["ic"], n["oc"], dtype, partials, target)
     height = {"amp": 1, "amp 2x1": 2, "amp 4x1": 4}.get(method)
     if height is None:
-        raise ValueError(f"a convolution has no method {method!r}")
+        raise ValueError(f"a convolution of this window has no method {method!r}")
     # The dimension in which several taps are taken at once: the one that leaves fewest passes.
     passes = min(-(-k // height) * prod(kernel) // k for k in kernel)
     return amp_nx1(n["g"], lines, width, n["ic"], n["oc"], passes, height, dtype, partials, target)

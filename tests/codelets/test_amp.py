@@ -47,6 +47,6 @@ def test_more_work_never_takes_fewer_cycles(dtype):
     by_rows = amp_1x1(ones, rows, 64 * ones, 64 * ones, dtype, dtype, target)
     assert (np.diff(by_rows) >= 0).all()
     one = ones[:1]
-    by_window = [int(amp_nx1(one, 8 * one, 8 * one, 16 * one, 16 * one, w, dtype, dtype, target)[0])
+    by_window = [int(amp_nx1(one, 8 * one, 8 * one, 16 * one, 16 * one, w, 1, dtype, dtype, target)[0])
                  for w in range(1, 20)]  # fmt: skip
     assert (np.diff(by_window) > 0).all()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ipucc.codelets.matmul import MatMul
 from ipucc.diagnostics import CompileError
 from ipucc.program.model import Binding, Call, Compute, Exchange, HostRead, HostWrite, Move, Program, Repeat, Step
 from ipucc.program.verify import RULES, verify_program
@@ -222,6 +223,11 @@ def unwritten(p: Program) -> None:
     del p.steps[compute(p)[0]]
 
 
+def no_scratch(p: Program) -> None:
+    at, step = next((i, s) for i, s in enumerate(p.steps) if isinstance(s, Compute) and isinstance(s.codelet, MatMul))
+    p.steps[at] = replace(step, codelet=replace(step.codelet, method="swapped"), results=step.results[:0])
+
+
 def unwritten_in_a_loop(p: Program) -> None:
     at, loop = next((i, s) for i, s in enumerate(p.steps) if isinstance(s, Repeat))
     p.steps[at] = replace(loop, body=tuple(s for s in loop.body if not isinstance(s, Exchange)), names=())
@@ -268,6 +274,7 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("exchanges", "mlp", onto_itself, "writes bytes that it reads"),
     ("results", "mlp", written_twice, "two vertices write"),
     ("codelets", "mlp", unknown_axis, "cannot count its cycles"),
+    ("codelets", "mlp", no_scratch, "has 0 bytes of scratch"),
     ("reads", "mlp", unwritten, "before anything is written"),
     ("reads", "layers", unwritten_in_a_loop, "before anything is written"),
     ("reads", "layers", unwritten_member_of_a_stack, "before anything is written"),

@@ -8,7 +8,7 @@ differing shapes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,10 @@ from ipucc.passes.plan.grid import Plan
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
-__all__ = ["Enumerated", "enumerate_plans", "worth_gathering"]
+__all__ = ["Enumerated", "Hosted", "enumerate_plans", "worth_gathering"]
 
 Counts = NDArray[np.int64]
+Hosted = Literal["", "weight", "input"]
 
 _MAX_COMBINATIONS: Final = 60_000
 _WORD_BYTES: Final = 4
@@ -41,10 +42,10 @@ class Enumerated:
 
 
 def enumerate_plans(
-    forms: Sequence[TileOp], hosted: tuple[bool, ...], target: Target, budget: int, keep: int
+    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], target: Target, budget: int, keep: int
 ) -> Enumerated:
-    """At most `keep` plans for an op in any of its forms. `hosted[i]` says that
-    operand i is written by the host where it is needed.
+    """At most `keep` plans for an op in any of its forms. `hosted[i]` says that operand i is written by the host: a
+    weight wherever it is needed, an input in one copy.
 
     `budget` is the memory of a tile in bytes that one op may take; plans above it are dropped unless none is left,
     then the leanest is returned.
@@ -207,7 +208,7 @@ def _computed(
 def _price(
     forms: Sequence[TileOp],
     family: Sequence[int],
-    hosted: tuple[bool, ...],
+    hosted: tuple[Hosted, ...],
     target: Target,
     parts: Counts,
     serial: tuple[str, int] | None,
@@ -233,6 +234,8 @@ def _price(
             np.where(better, new, old) for new, old in ((other, form), (cycles, compute), (scratch, temp))
         )
     moved, phases = np.zeros(count), np.ones(count, np.int64)
+    # What pairs of neighbours receive alike comes at the pair rate; the axes of a plan are laid so for one operand.
+    paired = np.zeros(count)
     if op.partial is not None and op.combine is not None:
         partial_bytes = itemsize(op.partial_dtype)
         if op.rows:
@@ -256,18 +259,32 @@ def _price(
         size = elements * itemsize(operand.dtype)
         along = {d.axis for d in operand.dims if not isinstance(d, Everything)}
         again = steps if axis is None or axis in along else 1
+        copies = np.ones(count, np.int64)
+        for a in op.axes:
+            copies = copies * (1 if a.name in along else split[a.name])
         if not at_host:
-            moved = moved + size * (steps if axis in along else 1)
+            bytes_in = size * (steps if axis in along else 1)
+            moved, paired = moved + bytes_in, np.maximum(paired, np.where(copies % 2 == 0, bytes_in, 0))
             temp = temp + size * (2 if operand.pack_dim is not None else 1)
             if operand.pack_dim is not None:
                 compute = compute + Pack(("all",)).cycles({"all": elements}, target)
             continue
-        resident = resident + size * again
         least = -(-prod(operand.shape) * itemsize(operand.dtype) // target.tiles)
+        if at_host == "input":
+            # Written once: tiles that need the same part fetch it from where it rests, spread over the chip.
+            alone = copies == 1
+            bytes_in = np.where(alone, 0, size * (steps if axis in along else 1))
+            moved, paired = moved + bytes_in, np.maximum(paired, np.where(copies % 2 == 0, bytes_in, 0))
+            temp = temp + np.where(alone, 0, size)
+            resident = resident + np.where(alone, size * again, least + 64)
+            spread = spread + np.where(alone, size * again, least + 64)
+            continue
+        resident = resident + size * again
         worth = worth_gathering(size * again, least)
         shared = shared + np.where(worth, size, 0)
         spread = spread + np.where(worth, least + 64, size * again)
     rate = target.exchange_bytes_per_cycle
+    moved = moved - paired * (1 - rate / target.pair_bytes_per_cycle)
     fabric = (moved / rate * target.exchange_factor).astype(np.int64) + phases * target.phase_cycles
     score = compute * steps + fabric
     extra = (shared / rate * target.exchange_factor).astype(np.int64) * steps + target.phase_cycles
@@ -303,7 +320,7 @@ def _select(
     return out
 
 
-def _ordered(op: TileOp, row: Counts, hosted: tuple[bool, ...]) -> tuple[tuple[str, int], ...]:
+def _ordered(op: TileOp, row: Counts, hosted: tuple[Hosted, ...]) -> tuple[tuple[str, int], ...]:
     """Axes outermost first: reduce axes, then by how much a moved operand is shared along them, most shared last.
 
     Neighbouring tiles then receive the same data of the largest operand, which the exchange moves at the pair rate.

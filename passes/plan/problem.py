@@ -17,7 +17,7 @@ from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
-from ipucc.passes.plan.enumerate import enumerate_plans, worth_gathering
+from ipucc.passes.plan.enumerate import Hosted, enumerate_plans, worth_gathering
 from ipucc.passes.plan.grid import Grid, Plan, operand_layout
 from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.repeats import repetitions
@@ -34,9 +34,8 @@ __all__ = [
     "Row",
     "Score",
     "build_problem",
-    "gather_home",
-    "gatherable",
     "home_layout",
+    "resting",
     "spread_layout",
 ]
 
@@ -47,7 +46,9 @@ Table = NDArray[np.int64]
 class Candidate:
     """One plan of an op in form number `form`, with what it costs alone: cycles, and bytes on the fullest tile.
 
-    Equal ops share their candidates, so that a candidate knows stages and no tensors.
+    Equal ops share their candidates, so that a candidate knows stages and no tensors. All operands of a stage arrive
+    in one phase; `fetching` is the operand whose edge is charged with it, -1 where the host writes all: the first that
+    is moved, of those that the plan does not take over where they lie.
     `resident` are weights and inputs that the host writes for this op, `result` its result, `temp` everything that
     lives only while the op runs.
     """
@@ -59,6 +60,7 @@ class Candidate:
     resident: int
     result: int
     temp: int
+    fetching: int = -1
 
     @property
     def layout(self) -> Layout:
@@ -289,10 +291,14 @@ class _Maker:
             and (operand.grain_dim == tensor.grain_dim or self.reads[tensor.index] == 1)
         )
 
-    def hosted(self, i: int, op: TileOp) -> tuple[bool, ...]:
+    def hosted(self, i: int, op: TileOp) -> tuple[Hosted, ...]:
         return tuple(
-            self._hostable(o) and self.home.get(o.sources[0].tensor) == (i, k) for k, o in enumerate(op.operands)
+            self._kind(o) if self._hostable(o) and self.home.get(o.sources[0].tensor) == (i, k) else ""
+            for k, o in enumerate(op.operands)
         )
+
+    def _kind(self, operand: Operand) -> Hosted:
+        return "input" if self.graph.tensors[operand.sources[0].tensor].kind == "input" else "weight"
 
     def _signature(self, i: int, op: TileOp) -> str:
         """Everything that an op's candidates depend on, names left out."""
@@ -346,10 +352,12 @@ class _Maker:
             found.append(self._candidate(forms[at], usable[at], base, plan))
         if follow is not None:
             plans = [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
-            found += [self._candidate(op, 0, base, p) for p in plans]
+            found += [self._candidate(op, 0, base, p, follow[1]) for p in plans]
         return found, enumerated.combinations + (len(plans) if follow is not None else 0)
 
-    def _candidate(self, op: TileOp, form: int, hosted: tuple[bool, ...], plan: Plan) -> Candidate:
+    def _candidate(
+        self, op: TileOp, form: int, hosted: tuple[Hosted, ...], plan: Plan, followed: int = -1
+    ) -> Candidate:
         stages = stages_of(op, plan)
         cycles = resident = temp = 0
         for s, stage in enumerate(stages):
@@ -360,6 +368,7 @@ class _Maker:
             full = {a: c.reshape(-1) for a, c in zip(first.axes, cells, strict=True)}
             cycles += rounds * int(np.max(stage.codelet.cycles(full, self.target)))
             here = int(np.max(stage.codelet.temp_bytes(full, self.target)))
+            fetched = False
             if stage.takes_partials:
                 before = stages[s - 1]
                 dst = operand_layout(partial_operand(op, before), first)
@@ -375,15 +384,15 @@ class _Maker:
                 # What the stage before has brought lies on the same tiles still.
                 times = 0 if any(k in st.operands for st in stages[:s]) else rounds
                 if hosted[k]:
-                    home = (
-                        gather_home(layout, self.target)
-                        if plan.gathered and gatherable(layout, self.target)
-                        else layout
-                    )
+                    home = resting(layout, hosted[k], plan.gathered, self.target)
                     resident += home.nbytes if times else 0
                     if home is not layout:
                         here += layout.slot_bytes
-                        cycles += times * self.overlaps.cost(home, layout, _identity_of(layout)).total
+                        cost = self.overlaps.cost(home, layout, _identity_of(layout))
+                        # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
+                        alone = all(hosted[x] for x in stage.operands) and not stage.takes_partials
+                        cycles += times * (cost.exchange + cost.copy + (cost.sync if alone and not fetched else 0))
+                        fetched = True
                 else:
                     here += layout.slot_bytes
                 if o.pack_dim is not None:
@@ -391,7 +400,9 @@ class _Maker:
                     here += packed.slot_bytes
                     cycles += times * pack_cycles(o, packed, self.target)
             temp = max(temp, here)
-        return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp)
+        moved = [k for k in stages[0].operands if not hosted[k]]
+        fetching = next((k for k in moved if k != followed), moved[0] if moved else -1)
+        return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp, fetching)
 
     def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[tuple[int, Table]]:
         """(producing op or -1, costs by candidates) for everything that an op reads and the host does not write."""
@@ -416,18 +427,19 @@ class _Maker:
             key = (repr((self.fixed[tensor].shape, self.fixed[tensor].grain_dim)), self.signatures[i], str(k), view_key)
         else:
             j, kk = self.home[tensor]
-            rows = [home_layout(self.graph.ops[j], kk, c, self.target) for c in candidates[j]]
+            rows = [home_layout(self.graph, (j, kk), c, self.target) for c in candidates[j]]
             key = (self.signatures[j] + str(kk), self.signatures[i], str(k), view_key)
         if key not in self.tables:
-            wanted, rounds = [], []
+            wanted, rounds, phase = [], [], []
             for cand in candidates[i]:
                 stage = next(st for st in cand.stages if k in st.operands)
                 operand = self.graph.ops[i].in_form(cand.form).operands[k]
                 wanted.append(operand_layout(operand, stage.grid.round(0)))
                 rounds.append(stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1)
+                phase.append(k == cand.fetching)
             costs = self.overlaps.costs(rows, wanted, s.view)
-            once = np.array([[c.total if k == 0 else c.exchange + c.copy for c in row] for row in costs], np.int64)
-            self.tables[key] = once * np.asarray(rounds, np.int64)
+            once = [[c.total if p else c.exchange + c.copy for c, p in zip(row, phase, strict=True)] for row in costs]
+            self.tables[key] = np.array(once, np.int64) * np.asarray(rounds, np.int64)
         return j, self.tables[key]
 
     def _last_use(self) -> dict[int, int]:
@@ -502,19 +514,25 @@ def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:
     return int(Pack(axes).cycles(n, target)[0])
 
 
-def home_layout(op: TileOp, k: int, cand: Candidate, target: Target) -> Layout:
-    """Where a host tensor rests that has its home at operand `k` of an op placed like that."""
+def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate, target: Target) -> Layout:
+    """Where a host tensor rests that has its home at an operand (op, operand) of an op placed like that."""
+    i, k = home
     stage = next(st for st in cand.stages if k in st.operands)
-    layout = operand_layout(op.in_form(cand.form).operands[k], stage.grid)
-    return gather_home(layout, target) if cand.plan.gathered and gatherable(layout, target) else layout
+    operand = graph.ops[i].in_form(cand.form).operands[k]
+    kind: Hosted = "input" if graph.tensors[operand.sources[0].tensor].kind == "input" else "weight"
+    return resting(operand_layout(operand, stage.grid), kind, cand.plan.gathered, target)
 
 
-def gatherable(layout: Layout, target: Target) -> bool:
-    """Whether a weight takes enough of every tile that needs it to rest elsewhere in one copy."""
-    spread = -(-prod(layout.shape) * layout.itemsize // target.tiles)
-    return bool(worth_gathering(np.asarray(layout.nbytes), spread))
+def resting(used: Layout, kind: Hosted, gathered: bool, target: Target) -> Layout:
+    """Where a host tensor rests that an op needs as in `used`: there, or in one copy spread over all tiles.
 
-
-def gather_home(layout: Layout, target: Target) -> Layout:
-    """Where a gathered weight rests: one copy over all tiles."""
-    return spread_layout(layout.shape, layout.itemsize, layout.grain_dim, target)
+    An input that several tiles need is written once and fetched from there. A weight is written wherever it is used,
+    unless the plan gathers weights and this one takes enough of every tile.
+    """
+    if kind == "input":
+        held = prod(int(np.maximum(hi - lo, 0).sum()) for lo, hi in used.cuts)
+        spread = used.replicas > 1 or held > prod(used.shape)
+    else:
+        least = -(-prod(used.shape) * used.itemsize // target.tiles)
+        spread = gathered and bool(worth_gathering(np.asarray(used.nbytes), least))
+    return spread_layout(used.shape, used.itemsize, used.grain_dim, target) if spread else used

@@ -11,7 +11,7 @@ from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Operand, TileOp
 from ipucc.passes.plan.grid import Grid, operand_layout
 from ipucc.passes.plan.place import Placement
-from ipucc.passes.plan.problem import Candidate, gatherable, home_layout
+from ipucc.passes.plan.problem import Candidate, home_layout
 from ipucc.passes.plan.stages import Stage, partial_operand
 from ipucc.program.model import (
     Binding,
@@ -176,7 +176,8 @@ class _Lowering:
         """The buffer of an operand that the host writes where it is needed; None for one that must be moved."""
         if self.placement.problem.home.get(operand.sources[0].tensor) != (i, k):
             return None
-        if chosen.plan.gathered and gatherable(full, self.target):
+        home = home_layout(self.graph, (i, k), chosen, self.target)
+        if not home.same_as(full):
             return None
         return self._host_tensor(operand.sources[0].tensor, full)
 
@@ -205,7 +206,7 @@ class _Lowering:
         if tensor not in problem.home:
             return problem.fixed[tensor]
         i, k = problem.home[tensor]
-        return home_layout(self.graph.ops[i], k, self.placement.chosen[i], self.target)
+        return home_layout(self.graph, (i, k), self.placement.chosen[i], self.target)
 
     def _tracks(self, src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
         # Layouts of candidates are shared between equal ops: the same pair is met once per repeated layer.

@@ -56,12 +56,13 @@ def recomputed(problem: Problem, choice: Sequence[int]) -> tuple[int, int]:
                     held = chosen[made[source.tensor]].layout
                 elif source.tensor in problem.home:
                     j, at = problem.home[source.tensor]
-                    held = home_layout(graph.ops[j], at, chosen[j], target)
+                    held = home_layout(graph, (j, at), chosen[j], target)
                 else:
                     held = problem.fixed[source.tensor]
                 cost = overlaps.cost(held, needed, source.view)
-                # All operands of a stage arrive in one phase: its overhead is counted with the first.
-                cycles += (cost.exchange + cost.copy + (cost.sync if k == 0 else 0)) * rounds
+                # All operands of a stage arrive in one phase: its overhead is counted once.
+                phase = cost.sync if k == chosen[i].fetching else 0
+                cycles += (cost.exchange + cost.copy + phase) * rounds
     last = {op.result.tensor: i for i, op in enumerate(graph.ops)}
     for i, op in enumerate(graph.ops):
         last |= {s.tensor: i for o in op.operands for s in o.sources if s.tensor in made}

@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from ipucc.ops.graph import TileGraph
-from ipucc.ops.spec import TileOp
-from ipucc.passes.plan.enumerate import enumerate_plans
+from ipucc.ops.spec import Operand, TileOp
+from ipucc.passes.plan.enumerate import Hosted, enumerate_plans
 from ipucc.passes.plan.grid import Plan, grid_of, operand_layout
 from ipucc.passes.plan.stages import partial_operand, stages_of
 from ipucc.target import Target, load_target
@@ -31,10 +31,15 @@ def plans(
     graph: TileGraph, target: Target, budget: int | None = None, keep: int = 12
 ) -> Iterator[tuple[TileOp, list[Plan]]]:
     for op in graph.ops:
-        hosted = tuple(graph.tensors[o.sources[0].tensor].kind != "result" for o in op.operands)
+        hosted = tuple(_hosted(graph, o) for o in op.operands)
         found = enumerate_plans((op, *op.forms), hosted, target, budget or target.usable_bytes, keep).plans
         for form in sorted({f for f, _ in found}):
             yield op.in_form(form), [plan for f, plan in found if f == form]
+
+
+def _hosted(graph: TileGraph, operand: Operand) -> Hosted:
+    kind = graph.tensors[operand.sources[0].tensor].kind
+    return "" if kind == "result" else kind
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +182,7 @@ def test_an_axis_of_one_index_per_cell_is_cut_into_all_of_them(graph_for: GraphF
     target = machine(1472)
     pinned = [(op, a) for op in graph_for("sparse", target).ops for a in op.axes if a.pinned]
     for op, axis in pinned:
-        hosted = (True,) * len(op.operands)
+        hosted = ("weight",) * len(op.operands)
         for _, plan in enumerate_plans([op], hosted, target, 500_000, 12).plans:
             assert dict(plan.parts)[axis.name] == axis.size
     assert pinned

@@ -23,7 +23,7 @@ from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.repeats import repetitions
 from ipucc.passes.plan.stages import Stage, partial_operand, stages_of
 from ipucc.target import Target
-from ipucc.tiles.cuts import cut_axis, useful_parts
+from ipucc.tiles.cuts import cut_axis, nested_cut, useful_parts
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 from ipucc.tiles.view import View
 
@@ -381,14 +381,16 @@ class _Maker:
             for k in stage.operands:
                 o = op.operands[k]
                 layout = operand_layout(o, stage.grid)
-                # What the stage before has brought lies on the same tiles still.
-                times = 0 if any(k in st.operands for st in stages[:s]) else rounds
+                # What the stage before has brought lies on the same tiles still; what all rounds need alike comes once.
+                brought = any(k in st.operands for st in stages[:s])
+                times = 0 if brought else 1 if layout.slots is None else rounds
                 if hosted[k]:
                     home = resting(layout, hosted[k], plan.gathered, self.target)
                     resident += home.nbytes if times else 0
                     if home is not layout:
                         here += layout.slot_bytes
-                        cost = self.overlaps.cost(home, layout, _identity_of(layout))
+                        needed = layout if layout.slots is None else operand_layout(o, first)
+                        cost = self.overlaps.cost(home, needed, _identity_of(layout))
                         # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
                         alone = all(hosted[x] for x in stage.operands) and not stage.takes_partials
                         cycles += times * (cost.exchange + cost.copy + (cost.sync if alone and not fetched else 0))
@@ -524,15 +526,44 @@ def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate, target
 
 
 def resting(used: Layout, kind: Hosted, gathered: bool, target: Target) -> Layout:
-    """Where a host tensor rests that an op needs as in `used`: there, or in one copy spread over all tiles.
+    """Where a host tensor rests that an op needs as in `used`: there, or in one copy.
 
     An input that several tiles need is written once and fetched from there. A weight is written wherever it is used,
-    unless the plan gathers weights and this one takes enough of every tile.
+    unless the plan gathers weights and this one takes enough of every tile. The one copy of a cell is dealt out to the
+    tiles that share the cell; where cells overlap (halos), the tensor is spread over all tiles.
     """
-    if kind == "input":
-        held = prod(int(np.maximum(hi - lo, 0).sum()) for lo, hi in used.cuts)
-        spread = used.replicas > 1 or held > prod(used.shape)
+    held = prod(int(np.maximum(hi - lo, 0).sum()) for lo, hi in used.cuts)
+    if held > prod(used.shape):
+        one = spread_layout(used.shape, used.itemsize, used.grain_dim, target)
+    elif used.replicas > 1:
+        one = dealt_layout(used)
     else:
-        least = -(-prod(used.shape) * used.itemsize // target.tiles)
-        spread = gathered and bool(worth_gathering(np.asarray(used.nbytes), least))
-    return spread_layout(used.shape, used.itemsize, used.grain_dim, target) if spread else used
+        return used
+    if kind == "input":
+        return one
+    return one if gathered and bool(worth_gathering(np.asarray(used.nbytes), one.nbytes)) else used
+
+
+def dealt_layout(used: Layout) -> Layout:
+    """One copy of what `used` holds, every cell cut into pieces for the tiles that share it.
+
+    Cuts run along the dimensions that lie outermost in memory, so that a piece is one contiguous run of its cell.
+    """
+    order = [used.grain_dim, *(d for d in range(len(used.shape)) if d != used.grain_dim)] if used.shape else []
+    cuts, ways, left = list(used.cuts), [1] * len(used.shape), used.replicas
+    for d in order:
+        grain = used.grain if d == used.grain_dim else 1
+        lo, hi = used.cuts[d]
+        ways[d] = max(1, min(left, int((-(-(hi - lo) // grain)).max(initial=1))))
+        left //= ways[d]
+        cuts[d] = nested_cut(used.cuts[d], ways[d], grain)
+    pieces, rank = prod(ways), len(used.shape)
+    # Pieces are dealt evenly over the tiles that share a cell, all of them where there are as many pieces.
+    pick = np.arange(pieces) * used.replicas // pieces
+    inner = used.tiles[..., pick].reshape(*used.grid, *ways)
+    inner = inner.transpose([x for d in range(rank) for x in (d, rank + d)])
+    tiles = inner.reshape(*(n * w for n, w in zip(used.grid, ways, strict=True)), 1)
+    slots = used.slots
+    for d, w in enumerate(ways):
+        slots = slots if slots is None else np.repeat(slots, w, axis=d)
+    return Layout(used.shape, tuple(cuts), np.ascontiguousarray(tiles), used.itemsize, used.grain_dim, slots)

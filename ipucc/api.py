@@ -209,6 +209,7 @@ def compile(
     solver: Literal["cpsat", "greedy"] = "cpsat",
     load: Sequence[str] = (),
     effort: Literal["fast", "default", "max"] = "default",
+    recompute: Literal["auto", "off"] = "auto",
     explain: Sequence[str] = (),
     on_pass: Callable[[str, float], None] | None = None,
 ) -> Executable:
@@ -216,7 +217,8 @@ def compile(
 
     `target` is the name of a machine or a machine file. `dims` and `input_shapes` give sizes to symbolic dimensions.
     `passes` replaces the graph-level pipeline; `block` and `density` add block sparsity to the default one. `load`
-    names Python files with passes. `effort` says how long placement searches; `explain` names ops or ONNX nodes, or
+    names Python files with passes. `effort` says how long placement searches; `recompute` whether tensors may be
+    computed again, instead of kept, where the model does not fit otherwise; `explain` names ops or ONNX nodes, or
     patterns of them, whose plans are explained in the result; `on_pass` hears of every finished pass with its wall
     seconds. Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
@@ -225,7 +227,7 @@ def compile(
 
     options = CompileOptions(
         target, precision, partials, dict(dims or {}), dict(input_shapes or {}), passes, block, density, solver,
-        tuple(load), effort,
+        tuple(load), effort, recompute=recompute,
     )  # fmt: skip
     compiled = compile_model(source, options, on_pass=on_pass, explain=explain)
     return Executable(compiled.program, compiled.remarks, compiled.explanations)

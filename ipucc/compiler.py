@@ -43,7 +43,7 @@ from ipucc.passes.plan.pays import sparsity_pays
 from ipucc.passes.plan.place import Placement, Solver
 from ipucc.passes.plan.schedule import schedule
 from ipucc.passes.program.code import CodeSize
-from ipucc.passes.program.fit import fit
+from ipucc.passes.program.refit import Recompute, refit
 from ipucc.program.model import Program
 from ipucc.program.printing import print_program
 from ipucc.program.timing import StepTime, program_times
@@ -77,7 +77,8 @@ STAGES: Final = ("schedule", "place", "lower")
 class CompileOptions:
     """What a user can choose. `passes` replaces the graph-level pipeline; `effort` says how long placement searches.
 
-    `keep` is the number of plans per op offered to placement, None the effort's own.
+    `keep` is the number of plans per op offered to placement, None the effort's own. `recompute` says whether tensors
+    may be computed again where the model does not fit otherwise.
     """
 
     target: str = "gc200"
@@ -92,6 +93,7 @@ class CompileOptions:
     load: Sequence[str] = ()
     effort: Effort = "default"
     keep: int | None = None
+    recompute: Recompute = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,10 +356,12 @@ def compile_graph(
     clock.begin("schedule")
     graph = schedule_model(model, target, options)
     named = {name for node in model.graph for name in (node.name or "", *origin(node))}
-    explained = select_ops(graph, explain, named)
-    fitted = fit(
-        graph, target, options.keep, options.solver, options.effort, clock.begin, progress=progress, stop=stop
+    select_ops(graph, explain, named)  # A name that matches nothing is told before the long work.
+    found = refit(
+        graph, target, options.keep, options.solver, options.effort, clock.begin, recomputing=options.recompute,
+        progress=progress, stop=stop,
     )  # fmt: skip
+    graph, fitted = found.graph, found.fitted
     program = fitted.program
     clock.begin("verify")
     try:
@@ -375,8 +379,8 @@ def compile_graph(
         fitted.code,
         times,
         clock.seconds,
-        remarks,
-        explain_ops(fitted.placement, explained),
+        (*remarks, *found.remarks(times)),
+        explain_ops(fitted.placement, select_ops(graph, explain, named)),
     )
     program.manifest.update(_manifest(compiled, options))
     program.ops = planned_ops(graph, fitted.placement)

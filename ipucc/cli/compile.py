@@ -45,6 +45,10 @@ Emit = Literal["graph", "placement", "program"]
     "--effort", type=click.Choice(["fast", "default", "max"]), default="default", show_default=True,
     help="How many plans are looked at, and how long for the best choice among them.",
 )  # fmt: skip
+@click.option(
+    "--recompute", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
+    help="Whether tensors may be computed again, instead of kept, where the model does not fit otherwise.",
+)  # fmt: skip
 @load_option
 @click.option("--dump-ir", metavar="FOLDER", help="Write the text of every stage into this folder.")
 @click.option(
@@ -65,8 +69,8 @@ def compile_command(
     model: str, output: str | None, target: str, precision: Literal["model", "fp16"],
     partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], passes: str | None,
     block: int | None, density: float | None, solver: Literal["cpsat", "greedy"],
-    effort: Literal["fast", "default", "max"], load: tuple[str, ...], dump_ir: str | None, print_after: tuple[str, ...],
-    emit: Emit | None, explain: tuple[str, ...], as_json: bool,
+    effort: Literal["fast", "default", "max"], recompute: Literal["auto", "off"], load: tuple[str, ...],
+    dump_ir: str | None, print_after: tuple[str, ...], emit: Emit | None, explain: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a program for the IPU.
 
@@ -97,6 +101,7 @@ def compile_command(
         solver,
         load,
         effort,
+        recompute=recompute,
     )
     dump = DumpFolder(dump_ir) if dump_ir is not None else None
 
@@ -189,4 +194,8 @@ def _summary(model: str, output: str | None, options: "CompileOptions", compiled
         ("memory", f"{used:,} of {program.target.tile_bytes:,} bytes on the fullest tile"),
         ("time", f"{seconds:.2f} s"),
     ]  # fmt: skip
+    if again := [found.data for found in compiled.remarks if found.id == "IPU0413"]:
+        spent = sum(int(str(data["cycles"])) for data in again)
+        tensors = "1 tensor" if len(again) == 1 else f"{len(again)} tensors"
+        rows.insert(-1, ("recomputed", f"{tensors} again, {spent:,} cycles"))
     return pairs(model if output is None else f"{model} -> {output}", rows)

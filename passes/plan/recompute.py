@@ -1,6 +1,6 @@
 """Recomputation: an op runs a second time before a late reader, so that its result need not stay alive until then."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
@@ -51,8 +51,8 @@ def recompute(graph: TileGraph, target: Target, at: int, needed: int) -> Recompu
     """
     held = _held(graph)
     form = _shape(graph.ops[at])
-    full = [i for i, op in enumerate(graph.ops) if held[i] >= held[at] and (i == at or _shape(op) == form)]
-    goals = {graph.ops[i].result.tensor: held[i] - needed for i in full}
+    alike = [i for i, op in enumerate(graph.ops) if i != at and held[i] >= held[at] and _shape(op) == form]
+    goals = {graph.ops[i].result.tensor: held[i] - needed for i in (at, *alike)}
     found: list[Again] = []
     for tensor, goal in goals.items():
         while True:
@@ -62,7 +62,9 @@ def recompute(graph: TileGraph, target: Target, at: int, needed: int) -> Recompu
                 break
             graph = better.graph
             found += better.again
-    return Recomputed(graph, tuple(found)) if found else None
+        if not found:
+            return None
+    return Recomputed(graph, tuple(found))
 
 
 def _shape(op: TileOp) -> tuple[object, ...]:

@@ -1,6 +1,7 @@
 """A program that fits, with ops computed again where nothing else helps."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from ipucc.diagnostics import Diagnostic, DoesNotFit
@@ -9,7 +10,7 @@ from ipucc.passes.plan.effort import Effort, Listen, Stop, never
 from ipucc.passes.plan.place import Solver
 from ipucc.passes.plan.recompute import Again, recompute
 from ipucc.passes.program.fit import Begin, Fitted, fit
-from ipucc.program.timing import StepTime, program_times
+from ipucc.program.timing import StepTime
 from ipucc.target import Target
 
 __all__ = ["Recompute", "Refitted", "refit"]
@@ -27,7 +28,7 @@ class Refitted:
     fitted: Fitted
     again: tuple[Again, ...]
 
-    def remarks(self, times: list[StepTime]) -> tuple[Diagnostic, ...]:
+    def remarks(self, times: Sequence[StepTime]) -> tuple[Diagnostic, ...]:
         """One remark per tensor that is made again; cycles are those predicted for the copies (`times`)."""
         found = []
         for a in self.again:

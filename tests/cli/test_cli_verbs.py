@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from ipucc.program.file import load_program
 from ipucc.target import load_target
@@ -371,3 +372,28 @@ def test_explain_refuses_names_that_stand_for_nothing(ipucc, mlp, tmp_path):
     clash = ipucc("compile", mlp, "--dim", "n=64", "--explain", "fc1", "--emit", "graph")
     assert clash.exit_code == 2
     assert "IPU0308" in clash.stderr
+
+
+def test_what_does_not_fit_is_recomputed_unless_told_otherwise(ipucc, write, machine_file, tmp_path):
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 20]>
+        skip (float[1024,16] x) => (float[1024,16] y) {
+            s = MatMul(x, w)
+            e = MatMul(s, v)
+            m0 = MatMul(e, w)
+            m1 = Softmax(m0)
+            f = MatMul(m1, v)
+            g = MatMul(f, w)
+            t = Mul(g, s)
+            y = MatMul(t, v)
+        }""")
+    for name, shape in (("w", (16, 512)), ("v", (512, 16))):
+        model.graph.initializer.append(numpy_helper.from_array(np.full(shape, 1 / 64, np.float32), name))
+    half = 225 << 10
+    target = machine_file(tiles=16, tile_bytes=2 * half, executable_bytes=half, interleaved_bytes=half, phase_cycles=16)
+    arguments = ("-v", "compile", write(model), "-o", tmp_path / "m.ipux", "--target", target, "--solver", "greedy")
+    refused = ipucc(*arguments, "--recompute", "off")
+    assert refused.exit_code == 3, refused.output
+    done = ipucc(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "1 tensor again" in done.stdout
+    assert "remark[IPU0413]: s is computed again by one op before g: 2,097,152 bytes less alive in" in done.stderr

@@ -1,15 +1,18 @@
 """Tile graphs of small models, and the counting of what cells hold."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
 import pytest
 
+from ipucc.codelets.copy import Pack
 from ipucc.compiler import CompileOptions, optimise_model, schedule_model
-from ipucc.ops.graph import TileGraph
+from ipucc.ops.graph import Output, TileGraph, TileTensor
+from ipucc.ops.spec import Axis, Everything, Operand, Result, Source, TileOp
 from ipucc.target import Target, load_target
 from ipucc.tiles.layout import Layout
+from ipucc.tiles.view import View
 
 Build = Callable[..., TileGraph]
 
@@ -100,3 +103,25 @@ def held() -> Callable[[Layout], np.ndarray]:
         return found
 
     return count
+
+
+@pytest.fixture(scope="session")
+def graph_of() -> Build:
+    """Makes a graph of one-dimensional int8 results of these sizes; op i reads the results `reads[i]`, or the input."""
+
+    def build(sizes: Sequence[int], reads: Sequence[Sequence[int]], outputs: Sequence[int]) -> TileGraph:
+        graph = TileGraph(inputs=[("x", "int8", (1,))])
+        graph.tensors.append(TileTensor(0, "x", (1,), "int8", "input", 0, "x"))
+        for i, size in enumerate(sizes):
+            graph.tensors.append(TileTensor(i + 1, f"t{i}", (size,), "int8", "result", 0))
+            operands = []
+            for t in [r + 1 for r in reads[i]] or [0]:
+                shape = graph.tensors[t].shape
+                operands.append(Operand((Source(t, View.identity(shape)),), shape, (Everything(*shape),), "int8", 0))
+            result = Result(i + 1, ("d0",), "int8", 0)
+            graph.ops.append(TileOp(f"op{i}", "Any", (Axis("d0", size),), tuple(operands), result, Pack(("d0",))))
+        for i in outputs:
+            graph.outputs.append(Output(f"y{i}", "int8", (sizes[i],), Source(i + 1, View.identity((sizes[i],)))))
+        return graph
+
+    return build

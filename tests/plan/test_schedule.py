@@ -4,44 +4,24 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipucc.codelets.copy import Pack
 from ipucc.compiler import CompileOptions, lower_ops, optimise_model
 from ipucc.diagnostics import DoesNotFit
-from ipucc.ops.graph import Output, TileGraph, TileTensor, live_results, tensor_bytes
-from ipucc.ops.spec import Axis, Everything, Operand, Result, Source, TileOp
+from ipucc.ops.graph import TileGraph, live_results, tensor_bytes
 from ipucc.passes.plan.order import Region, cheapest_order, footprints
 from ipucc.passes.plan.repeats import repetitions
 from ipucc.passes.plan.schedule import schedule
 from ipucc.passes.program.fit import fit
 from ipucc.program.model import Repeat
 from ipucc.target import load_target
-from ipucc.tiles.view import View
 
-Reads = Sequence[Sequence[int]]
-
-
-def graph_of(sizes: Sequence[int], reads: Reads, outputs: Sequence[int]) -> TileGraph:
-    """A graph of one-dimensional int8 results of these sizes; op i reads the results `reads[i]`, or else the input."""
-    graph = TileGraph(inputs=[("x", "int8", (1,))])
-    graph.tensors.append(TileTensor(0, "x", (1,), "int8", "input", 0, "x"))
-    for i, size in enumerate(sizes):
-        graph.tensors.append(TileTensor(i + 1, f"t{i}", (size,), "int8", "result", 0))
-        operands = []
-        for t in [r + 1 for r in reads[i]] or [0]:
-            shape = graph.tensors[t].shape
-            operands.append(Operand((Source(t, View.identity(shape)),), shape, (Everything(*shape),), "int8", 0))
-        result = Result(i + 1, ("d0",), "int8", 0)
-        graph.ops.append(TileOp(f"op{i}", "Any", (Axis("d0", size),), tuple(operands), result, Pack(("d0",))))
-    for i in outputs:
-        graph.outputs.append(Output(f"y{i}", "int8", (sizes[i],), Source(i + 1, View.identity((sizes[i],)))))
-    return graph
+GraphOf = Callable[..., TileGraph]
 
 
 def held(graph: TileGraph) -> list[int]:
@@ -90,8 +70,8 @@ def test_small_regions_get_the_best_of_all_orders(region: Region) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(regions(24), st.data())
-def test_every_order_is_valid_and_no_worse(region: Region, data: st.DataObject) -> None:
+@given(region=regions(24), data=st.data())
+def test_every_order_is_valid_and_no_worse(graph_of: GraphOf, region: Region, data: st.DataObject) -> None:
     n = region.count
     graph = graph_of(
         [s + 1 for s in region.sizes[:n]], [[t for t in r if t < n] for r in region.reads],
@@ -108,7 +88,7 @@ def test_every_order_is_valid_and_no_worse(region: Region, data: st.DataObject) 
     assert names(schedule(graph)) == names(done)
 
 
-def test_live_bytes_of_a_graph_are_those_of_its_region() -> None:
+def test_live_bytes_of_a_graph_are_those_of_its_region(graph_of: GraphOf) -> None:
     region = Region((4, 3, 5, 2), ((), (0,), (0,), (1, 2)), frozenset({1}))
     assert held(graph_of(region.sizes, region.reads, [1])) == footprints(region, range(4)) == [4, 7, 12, 10]
 
@@ -141,12 +121,12 @@ def test_a_wide_graph_gets_better() -> None:
     assert sum(after) < sum(before)
 
 
-def test_a_chain_stays_as_it_is() -> None:
+def test_a_chain_stays_as_it_is(graph_of: GraphOf) -> None:
     graph = graph_of([1 + i % 5 for i in range(3000)], [[i - 1] if i else [] for i in range(3000)], [2999])
     assert schedule(graph) is graph
 
 
-def layered(count: int, mask: bool) -> TileGraph:
+def layered(graph_of: GraphOf, count: int, mask: bool) -> TileGraph:
     """Layers of four branches, given breadth first, with a small tensor from outside that all of them read."""
     sizes, reads = ([4], [[]]) if mask else ([], [])
     at = -1
@@ -164,8 +144,8 @@ def layered(count: int, mask: bool) -> TileGraph:
 
 
 @pytest.mark.parametrize("mask", [False, True])
-def test_equal_layers_are_ordered_equally(mask: bool) -> None:
-    graph = layered(6, mask)
+def test_equal_layers_are_ordered_equally(graph_of: GraphOf, mask: bool) -> None:
+    graph = layered(graph_of, 6, mask)
     done = schedule(graph)
     assert max(held(done)) < max(held(graph))
     begin = int(mask)

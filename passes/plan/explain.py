@@ -221,9 +221,8 @@ class _Context:
     def _side(self, o: int, other: int, role: Role, cycles: Cycles) -> "_Side":
         if other < 0:
             return _Side("tensors with a fixed layout", role, "", cycles)
-        # Of the ops that share a variable, the nearest in running order stands for all.
-        apart = [x for x in self.ops[other] if (x < o if role == "from" else x > o)] or self.ops[other]
-        op = self.graph.ops[max(apart) if role == "from" else min(apart)]
+        # Of the ops that share a variable, the nearest on the right side in running order stands for all.
+        op = self.graph.ops[min(self.ops[other], key=lambda x: ((x < o) != (role == "from"), abs(x - o)))]
         return _Side(op.name, role, plan_text(op, self.problem.candidates[other][int(self.choice[other])]), cycles)
 
     def _candidate(self, v: int, q: int, own: Cycles, sides: "list[_Side]") -> Considered:

@@ -19,29 +19,29 @@ from ipucc.program.file import load_program
 ENTRY = "import sys; from ipucc.cli.main import main; sys.argv[0] = 'ipucc'; main()"
 WAIT_SECONDS = 120
 
-# The process waits for the signal at a place that the test names, so that it always comes at the same moment. Ctrl-C
+# The process waits for the signal at places that the test names, so that it always comes at the same moment. Ctrl-C
 # itself, its handler and what follows are the real ones.
 WAITING = """
-import signal, sys, time
+import sys, time
 from ipucc.cli.progress import Watch
-wanted = sys.argv.pop(1)
+wanted = sys.argv.pop(1).split(",")
 
 def wait(watch):
+    asked = watch.stopping
     print("ready", file=sys.stderr, flush=True)
     end = time.monotonic() + {seconds}
-    while time.monotonic() < end and not watch.stopping:
+    while time.monotonic() < end and watch.stopping == asked:
         time.sleep(0.01)
 
 def hear(name):
     old = getattr(Watch, name)
     def heard(self, what):
         old(self, what)
-        if not hear.done and (what if name == "started" else what.phase) == wanted:
-            hear.done = True
+        if wanted and (what if name == "started" else what.phase) == wanted[0]:
+            del wanted[0]
             wait(self)
     setattr(Watch, name, heard)
 
-hear.done = False
 hear("started")
 hear("placing")
 from ipucc.cli.main import main
@@ -49,23 +49,25 @@ main()
 """
 
 
-def interrupted_at(place: str, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command that gets SIGINT when it has come to this phase of the
-    compiler, or of placement."""
+def interrupted_at(places: str, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command that gets SIGINT whenever it has come to one of these
+    phases of the compiler, or of placement."""
     script = WAITING.format(seconds=WAIT_SECONDS)
     process = subprocess.Popen(
-        [sys.executable, "-c", script, place, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", script, places, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
     assert process.stderr is not None
     before = ""
-    while "ready\n" not in before:
-        line = process.stderr.readline()
-        assert line, before
-        before += line
-    process.send_signal(signal.SIGINT)
+    for _ in places.split(","):
+        line = ""
+        while line != "ready\n":
+            line = process.stderr.readline()
+            assert line, before
+            before += line
+        process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=WAIT_SECONDS)
-    return process.returncode, out, err
+    return process.returncode, out, before + err
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,15 @@ def test_ctrl_c_elsewhere_leaves_nothing(mlp, tmp_path, phase):
     assert "Traceback" not in err
     assert [p.name for p in tmp_path.iterdir()] == ["m.ipux"]
     assert (tmp_path / "m.ipux").read_text() == "old"
+
+
+def test_a_second_ctrl_c_gives_up(tight, tmp_path):
+    code, out, err = interrupted_at("greedy,lower", *tight, "-o", tmp_path / "m.ipux")
+    assert (code, out) == (130, "")
+    assert "going on with the best placement" in err
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_compilation_says_that_it_was_not_interrupted(program):

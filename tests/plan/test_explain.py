@@ -114,6 +114,9 @@ def test_equal_layers_are_explained_together(placed: Placed) -> None:
     # The neighbours are those of its own layer, and what comes before the first and behind the last.
     names = {n.name for n in third.neighbours}
     assert {"h2", "s3"} <= names <= {"h2", "s3", "h0", "y"}
+    # The first has nothing of its own kind before it: the nearest stands for what the others read.
+    (first,) = explain(placement, select_ops(graph, ["a1"]))
+    assert {n.name for n in first.neighbours} <= {"h0", "h1", "s1"}
 
 
 def test_memory_decides_where_it_is_short(placed: Placed) -> None:

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipucc.api import Executable
+from ipucc.comparison import diff
 from ipucc.diagnostics import CompileError
 from ipucc.program.container import write_archive
 from ipucc.program.file import load_program, save_program
@@ -426,7 +428,7 @@ def test_flipped_bytes_never_pass_unnoticed(good: Path, tmp_path: Path, flips: l
 def test_changes_with_right_checksums_are_refused_or_run(
     good: Path, tmp_path: Path, entry: str, where: float, patch: bytes
 ) -> None:
-    """What passes the reader and the verifier can be printed and timed, whatever it is."""
+    """What passes the reader and the verifier can be printed, timed and compared, whatever it is."""
     entries = entries_of(good)
     data = bytearray(entries[entry])
     at = min(len(data) - 1, int(where * len(data)))
@@ -437,3 +439,4 @@ def test_changes_with_right_checksums_are_refused_or_run(
         return
     print_program(program)
     Engine(program, timing_only=True).run({})
+    json.dumps(diff(Executable(program), good).to_json(), allow_nan=False)

@@ -1,19 +1,20 @@
-"""The placement as one CP-SAT model: a boolean per op and plan, a conditional cost per edge, a memory row per step.
+"""The placement as one CP-SAT model: a boolean per op and plan, a conditional cost per pair, a memory row per step.
 
-Deterministic by construction: fixed workers and seed, deterministic time, models built from ordered lists. The answer
-is priced again outside of the solver.
+Deterministic by construction: fixed workers and seed, deterministic time, models built from ordered lists. Whatever
+the search makes of its time, the caller keeps the choice it started from.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+import numpy as np
 from ortools.sat.python import cp_model
 
 from ipucc.passes.plan.effort import Stop, never
-from ipucc.passes.plan.problem import Problem
+from ipucc.passes.plan.numbers import FORBIDDEN, Choice, Numbers, Table, Vec
 
-__all__ = ["Solution", "solve"]
+__all__ = ["Solution", "leanest", "solve"]
 
 _POLL_SECONDS = 0.05
 
@@ -25,81 +26,160 @@ _STATUS = {
     cp_model.MODEL_INVALID: "invalid",
 }
 
+Picks = list[list[cp_model.IntVar]]
+Heard = Callable[[int | None, int], None]
+
 
 @dataclass(frozen=True)
 class Solution:
-    """A choice (None without one), the solver's status, and its objective and lower bound in cycles."""
+    """A choice (None without one), the solver's status, and its objective and lower bound."""
 
-    choice: list[int] | None
+    choice: Choice | None
     status: str
     objective: int
     bound: int
 
 
 def solve(
-    problem: Problem,
+    numbers: Numbers,
     cap: int,
-    hint: Sequence[int] | None,
+    hint: Choice | None,
     limit: float,
-    improved: Callable[[int | None, int], None] | None = None,
+    *,
+    bound: int = 0,
+    workers: int = 1,
+    heard: Heard | None = None,
     stop: Stop = never,
 ) -> Solution:
-    """Minimise estimated cycles with at most `cap` bytes on any tile. `limit` is deterministic time, not seconds.
+    """Minimise cycles with at most `cap` bytes in every row. `limit` is deterministic time, not seconds.
 
-    `improved` hears of new objectives (None before the first) and bounds while the search goes on; `stop` ends it.
+    `hint` is a choice within the cap and `bound` a proven lower bound of the cycles; what lies outside of the two is
+    not searched. More than one of the `workers` take turns, so that the answer is the same on any machine. `heard`
+    hears of new objectives (None before the first) and bounds while the search goes on; `stop` ends it.
     """
     model = cp_model.CpModel()
-    pick = [[model.new_bool_var(f"x{o}_{p}") for p in range(len(c))] for o, c in enumerate(problem.candidates)]
+    pick = _picks(model, numbers)
+    variables: list[cp_model.IntVar] = []
+    weights: list[int] = []
+    for row, cycles in zip(pick, numbers.cycles, strict=True):
+        variables += row
+        weights += cycles.tolist()
+    for e, p in enumerate(numbers.pairs):
+        table, start, to = _exclude(model, pick, p.first, p.second, p.table), pick[p.first], pick[p.second]
+        cost = model.new_int_var(0, int(table.max()), f"c{e}")
+        for i, row in enumerate(table.tolist()):
+            if any(row):
+                model.add(cost >= cp_model.LinearExpr.weighted_sum(to, row)).only_enforce_if(start[i])
+        for near, least in ((start, table.min(axis=1)), (to, table.min(axis=0))):
+            if least.any():
+                model.add(cost >= cp_model.LinearExpr.weighted_sum(near, least.tolist()))
+        variables.append(cost)
+        weights.append(1)
+        if hint is not None:
+            model.add_hint(cost, int(table[hint[p.first], hint[p.second]]))
+    held = _memory(model, numbers, pick, [cap - b for b in numbers.base.tolist()], None)
+    model.minimize(cp_model.LinearExpr.weighted_sum(variables, weights))
+    most = numbers.cost(hint) if hint is not None else FORBIDDEN
+    model.proto.objective.domain.extend([max(0, bound - numbers.constant), most - numbers.constant])
+    if hint is not None:
+        _hint(model, pick, hint)
+        for var, values, v in held:
+            model.add_hint(var, int(values[hint[v]]) if v >= 0 else _resident(numbers, hint))
+    status, solver = _run(model, limit, workers, heard, numbers.constant, stop)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return Solution(None, _STATUS[status], 0, bound)
+    choice = _chosen(solver, pick)
+    # An edge's cost variable may stand above its table: the objective is that of the choice.
+    proven = max(bound, round(solver.best_objective_bound) + numbers.constant)
+    return Solution(choice, _STATUS[status], numbers.cost(choice), proven)
+
+
+def leanest(numbers: Numbers, limit: float, stop: Stop = never) -> Solution:
+    """The choice with the least bytes in its fullest row; objective and bound are bytes."""
+    model = cp_model.CpModel()
+    pick = _picks(model, numbers)
+    for p in numbers.pairs:
+        if (p.table >= FORBIDDEN).any():
+            _exclude(model, pick, p.first, p.second, p.table)
+    low, high = numbers.extremes()
+    peak = model.new_int_var(int(low.max(initial=0)), int(high.max(initial=0)), "peak")
+    _memory(model, numbers, pick, (-numbers.base).tolist(), peak)
+    model.minimize(peak)
+    least = [int((r + h + t).argmin()) for r, h, t in zip(numbers.resident, numbers.result, numbers.temp, strict=True)]
+    _hint(model, pick, np.asarray(least, np.int64))
+    status, solver = _run(model, limit, 1, None, 0, stop)
+    bound = int(low.max(initial=0))
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return Solution(None, _STATUS[status], 0, bound)
+    choice = _chosen(solver, pick)
+    return Solution(choice, _STATUS[status], numbers.peak(choice), max(bound, round(solver.best_objective_bound)))
+
+
+def _picks(model: cp_model.CpModel, numbers: Numbers) -> Picks:
+    pick = [[model.new_bool_var(f"x{v}_{p}") for p in range(c.size)] for v, c in enumerate(numbers.cycles)]
     for row in pick:
         model.add_exactly_one(row)
-    constant = 0
-    terms: list[tuple[cp_model.IntVar, int]] = []
-    for o, cands in enumerate(problem.candidates):
-        terms += [(pick[o][p], c.cycles * problem.weight[o]) for p, c in enumerate(cands)]
-    hints: list[tuple[cp_model.IntVar, int]] = []
-    for e, edge in enumerate(problem.edges):
-        table, to = edge.table * edge.count, pick[edge.consumer]
-        if edge.producer < 0 or table.shape[0] == 1:
-            terms += [(to[q], int(table[0, q])) for q in range(table.shape[1])]
-            continue
-        if (table == table[:, :1]).all() or (table == table[:1, :]).all():
-            by_row = bool((table == table[:, :1]).all())
-            if by_row:
-                terms += [(pick[edge.producer][p], int(table[p, 0])) for p in range(table.shape[0])]
-            else:
-                terms += [(to[q], int(table[0, q])) for q in range(table.shape[1])]
-            continue
-        low = int(table.min())
-        constant += low
-        rest = table - low
-        cost = model.new_int_var(0, int(rest.max()), f"c{e}")
-        start = pick[edge.producer]
-        for p in range(rest.shape[0]):
-            model.add(cost >= sum(int(rest[p, q]) * to[q] for q in range(rest.shape[1]))).only_enforce_if(start[p])
-        model.add(cost >= sum(int(rest[p].min()) * start[p] for p in range(rest.shape[0])))
-        model.add(cost >= sum(int(rest[:, q].min()) * to[q] for q in range(rest.shape[1])))
-        terms.append((cost, 1))
-        if hint is not None:
-            hints.append((cost, int(rest[hint[edge.producer], hint[edge.consumer]])))
-    _memory(model, problem, pick, cap)
-    model.minimize(constant + sum(weight * var for var, weight in terms))
-    if hint is not None:
-        for o, row in enumerate(pick):
-            for p, var in enumerate(row):
-                model.add_hint(var, int(hint[o] == p))
-        for var, value in hints:
-            model.add_hint(var, value)
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = limit
-    # Probing may spend the whole effort before the first solution.
-    solver.parameters.cp_model_probing_level = 0
-    status = _run(solver, model, improved, stop)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return Solution(None, _STATUS[status], 0, 0)
-    choice = [next(p for p, var in enumerate(row) if solver.boolean_value(var)) for row in pick]
-    return Solution(choice, _STATUS[status], round(solver.objective_value), round(solver.best_objective_bound))
+    return pick
+
+
+def _exclude(model: cp_model.CpModel, pick: Picks, first: int, second: int, table: Table) -> Table:
+    """Forbids what a table forbids; returns the table without it."""
+    forbidden = table >= FORBIDDEN
+    for i in np.flatnonzero(forbidden.any(axis=1)).tolist():
+        allowed = [pick[second][j] for j in np.flatnonzero(~forbidden[i]).tolist()]
+        model.add_bool_or([~pick[first][i], *allowed])
+    return np.where(forbidden, 0, table)
+
+
+def _memory(
+    model: cp_model.CpModel, numbers: Numbers, pick: Picks, room: Sequence[int], peak: cp_model.IntVar | None
+) -> list[tuple[cp_model.IntVar, Vec, int]]:
+    """In every row, resident bytes, living results and what lives while the op runs stay within its room, plus `peak`.
+
+    Returns the auxiliary variables, each with its value by the candidate of a variable; -1 is the sum of all resident.
+    """
+    if not numbers.base.size:
+        return []
+    made = []
+    resident = [(x, n) for row, c in zip(pick, numbers.resident, strict=True)
+                for x, n in zip(row, c.tolist(), strict=True) if n]  # fmt: skip
+    most = sum(int(c.max()) for c in numbers.resident)
+    total = model.new_int_var(0, most, "resident")
+    model.add(total == cp_model.LinearExpr.weighted_sum([x for x, _ in resident], [n for _, n in resident]))
+    made.append((total, np.zeros(0, np.int64), -1))
+    terms: list[list[tuple[cp_model.IntVar, int]]] = [[(total, 1)] for _ in room]
+    held: dict[int, cp_model.IntVar] = {}
+    for v, r, n, runs in zip(
+        numbers.use_variable.tolist(), numbers.use_row.tolist(), numbers.use_count.tolist(),
+        numbers.use_runs.tolist(), strict=True,
+    ):  # fmt: skip
+        sizes = numbers.result[v]
+        if n and v not in held:
+            held[v] = model.new_int_var(int(sizes.min()), int(sizes.max()), f"held{v}")
+            model.add(held[v] == cp_model.LinearExpr.weighted_sum(pick[v], sizes.tolist()))
+            made.append((held[v], sizes, v))
+        if n:
+            terms[r].append((held[v], n))
+        if runs:
+            terms[r] += [(x, b) for x, b in zip(pick[v], numbers.temp[v].tolist(), strict=True) if b]
+    for row, space in zip(terms, room, strict=True):
+        row += [(peak, -1)] if peak is not None else []
+        model.add(cp_model.LinearExpr.weighted_sum([x for x, _ in row], [n for _, n in row]) <= space)
+    return made
+
+
+def _resident(numbers: Numbers, choice: Choice) -> int:
+    return sum(int(c[p]) for c, p in zip(numbers.resident, choice, strict=True))
+
+
+def _hint(model: cp_model.CpModel, pick: Picks, choice: Choice) -> None:
+    for row, p in zip(pick, choice.tolist(), strict=True):
+        for i, x in enumerate(row):
+            model.add_hint(x, int(i == p))
+
+
+def _chosen(solver: cp_model.CpSolver, pick: Picks) -> Choice:
+    return np.asarray([next(i for i, x in enumerate(row) if solver.boolean_value(x)) for row in pick], np.int64)
 
 
 class _Watch(cp_model.CpSolverSolutionCallback):
@@ -114,21 +194,25 @@ class _Watch(cp_model.CpSolverSolutionCallback):
 
 
 def _run(
-    solver: cp_model.CpSolver,
-    model: cp_model.CpModel,
-    improved: Callable[[int | None, int], None] | None,
-    stop: Stop,
-) -> cp_model.CpSolverStatus:
+    model: cp_model.CpModel, limit: float, workers: int, heard: Heard | None, constant: int, stop: Stop
+) -> tuple[cp_model.CpSolverStatus, cp_model.CpSolver]:
     """Solves in a thread, while this one reports and asks `stop`.
 
     What is seen on the way depends on the machine; the answer does not, unless it was stopped.
     """
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = workers
+    solver.parameters.interleave_search = workers > 1
+    solver.parameters.random_seed = 0
+    solver.parameters.max_deterministic_time = limit
+    # Probing may spend the whole time before the first solution.
+    solver.parameters.cp_model_probing_level = 0
     # A search in this thread would hold back the signal handler that makes `stop` true; CP-SAT's own would replace it.
     solver.parameters.catch_sigint_signal = False
     watch, bound = _Watch(), [0]
 
     def raised(value: float) -> None:
-        bound[0] = max(0, round(value))
+        bound[0] = max(0, round(value) + constant)
 
     solver.best_bound_callback = raised
     told: tuple[int | None, int] = None, 0
@@ -136,30 +220,10 @@ def _run(
         search = pool.submit(solver.solve, model, watch)
         while not search.done():
             wait([search], timeout=_POLL_SECONDS)
-            if improved is not None and (watch.objective, bound[0]) != told:
-                told = watch.objective, bound[0]
-                improved(*told)
+            objective = None if watch.objective is None else watch.objective + constant
+            if heard is not None and (objective, bound[0]) != told:
+                told = objective, bound[0]
+                heard(*told)
             if stop():
                 solver.stop_search()
-        return search.result()
-
-
-def _memory(model: cp_model.CpModel, problem: Problem, pick: list[list[cp_model.IntVar]], cap: int) -> None:
-    """Resident bytes plus, per step, live results and the op's own temporaries stay below the cap."""
-    resident = problem.fixed_bytes + sum(
-        problem.weight[v] * c.resident * pick[v][p]
-        for v, cands in enumerate(problem.candidates)
-        for p, c in enumerate(cands)
-        if c.resident
-    )
-    total = model.new_int_var(0, cap, "resident")
-    model.add(total >= resident)
-    held = []
-    for v, cands in enumerate(problem.candidates):
-        sizes = [c.result for c in cands]
-        var = model.new_int_var(min(sizes), max(sizes), f"held{v}")
-        model.add(var >= sum(size * pick[v][p] for p, size in enumerate(sizes)))
-        held.append(var)
-    for row in problem.rows:
-        temp = sum(c.temp * pick[row.variable][p] for p, c in enumerate(problem.candidates[row.variable]))
-        model.add(total + sum(n * held[v] for v, n in row.live) + temp <= cap)
+        return search.result(), solver

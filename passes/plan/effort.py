@@ -13,17 +13,24 @@ Effort = Literal["fast", "default", "max"]
 class Budget:
     """The limits of one effort. All of them are counts or CP-SAT's deterministic time, never seconds.
 
-    `plans` are the candidates kept per op. `first_time` is the time of the first CP-SAT search, by one worker.
+    `plans` are the candidates kept per op, `rounds` those of the Lagrangian bound, `passes` those of the window
+    search with `window_time` per window; `first_time` is that of one worker on the whole problem, `shared_time` that
+    of eight strategies in turn. What improves a choice ends where the gap is no more than `enough`.
     """
 
+    enough: float
     plans: int
+    rounds: int
+    passes: int
+    window_time: float
     first_time: float
+    shared_time: float
 
 
 BUDGETS: Final[dict[Effort, Budget]] = {
-    "fast": Budget(plans=8, first_time=0.2),
-    "default": Budget(plans=16, first_time=2.0),
-    "max": Budget(plans=32, first_time=10.0),
+    "fast": Budget(enough=0.02, plans=8, rounds=20, passes=1, window_time=0.1, first_time=0.1, shared_time=0.0),
+    "default": Budget(enough=0.01, plans=16, rounds=60, passes=1, window_time=0.1, first_time=0.5, shared_time=0.5),
+    "max": Budget(enough=0.0, plans=32, rounds=200, passes=6, window_time=1.0, first_time=5.0, shared_time=5.0),
 }
 
 

@@ -1,84 +1,103 @@
 """The greedy placer: op by op in running order, the candidate that is cheapest next to what is placed already.
 
-Where the result exceeds the cap, bytes get a price that grows until it fits: every candidate then costs its cycles
-plus the price of the bytes it holds.
+Where the result exceeds the cap, the bytes of the memory rows that are over get a price that grows until it fits:
+every candidate then costs its cycles plus the price of the bytes it holds there.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ipucc.passes.plan.problem import Edge, Problem
+from ipucc.passes.plan.numbers import FORBIDDEN, SCALE, Choice, Numbers, Table, Vec
 
-__all__ = ["greedy", "improve"]
+__all__ = ["descended", "greedy", "improved", "repaired"]
 
-Costs = NDArray[np.float64]
+_FIRST_PRICE: Final = SCALE >> 8
+_LAST_PRICE: Final = SCALE << 10
+_ROUNDS: Final = 24
 
 
-def greedy(problem: Problem, cap: int) -> list[int] | None:
+def greedy(numbers: Numbers, cap: int) -> Choice | None:
     """A choice within `cap` bytes per tile, None where no price makes it fit."""
-    for price in (0.0, *(2.0**k for k in range(-8, 12))):
-        choice = improve(problem, _pass(problem, price), price)
-        if problem.evaluate(choice).peak_bytes <= cap:
-            return choice
-    leanest = [
-        min(range(len(c)), key=lambda i: (c[i].resident + c[i].result + c[i].temp, i)) for c in problem.candidates
-    ]
-    return leanest if problem.evaluate(leanest).peak_bytes <= cap else None
+    choice = np.zeros(numbers.size, np.int64)
+    for v in range(numbers.size):
+        earlier = [(u, table) for u, table in numbers.touching[v] if u < v]
+        choice[v] = int(_next_to(numbers.cycles[v], earlier, choice).argmin())
+    choice = improved(numbers, choice, numbers.cycles)
+    return repaired(numbers, choice, np.zeros(numbers.base.size, np.int64), cap)
 
 
-def _bytes(problem: Problem, op: int, price: float) -> Costs:
-    # Resident bytes are held by every step; results and temporaries by a few.
-    cands = problem.candidates[op]
-    weight = problem.weight[op]
-    return price * np.asarray([weight * c.resident + 0.25 * c.result + 0.05 * c.temp for c in cands])
+def repaired(numbers: Numbers, choice: Choice, prices: Vec, cap: int) -> Choice | None:
+    """A choice within `cap` bytes, reached from any choice by raising the prices of the rows that are over.
+
+    `prices` [rows] are those to begin with, in cycles per byte over SCALE. Where it fits, cycles are then lowered as
+    far as single changes within the cap can.
+    """
+    prices = prices.copy()
+    for _ in range(_ROUNDS):
+        usage = numbers.usage(choice)
+        over = usage > cap
+        if not over.any():
+            break
+        prices[over] = np.clip(2 * prices[over], _FIRST_PRICE, _LAST_PRICE)
+        choice = improved(numbers, choice, [c // SCALE for c in numbers.priced(prices)], rounds=3)
+    else:
+        choice = np.asarray([_bytes(numbers, v).argmin() for v in range(numbers.size)], np.int64)
+        if numbers.peak(choice) > cap:
+            return None
+    choice = descended(numbers, choice, cap)
+    return choice if numbers.cost(choice) < FORBIDDEN else None
 
 
-def _pass(problem: Problem, price: float) -> list[int]:
-    touching = _touching(problem)
-    choice: list[int] = []
-    for v in range(len(problem.candidates)):
-        choice.append(int(np.argmin(_costs(problem, v, choice, touching[v], price))))
+def improved(numbers: Numbers, choice: Choice, costs: Sequence[Vec], rounds: int = 8) -> Choice:
+    """Changes one variable at a time as long as the costs fall (iterated conditional modes): `costs` of the single
+    candidates, and cycles of the pairs."""
+    choice = choice.copy()
+    dirty = np.ones(numbers.size, np.bool_)
+    for _ in range(rounds):
+        for v in np.flatnonzero(dirty).tolist():
+            dirty[v] = False
+            cost = _next_to(costs[v], numbers.touching[v], choice)
+            best = int(cost.argmin())
+            if cost[best] < cost[choice[v]]:
+                choice[v] = best
+                dirty[[u for u, _ in numbers.touching[v]]] = True
+        if not dirty.any():
+            break
     return choice
 
 
-def _touching(problem: Problem) -> list[list[Edge]]:
-    touching: list[list[Edge]] = [[] for _ in problem.candidates]
-    for edge in problem.edges:
-        touching[edge.consumer].append(edge)
-        if edge.producer >= 0 and edge.producer != edge.consumer:
-            touching[edge.producer].append(edge)
-    return touching
-
-
-def _costs(problem: Problem, v: int, choice: Sequence[int], edges: Sequence[Edge], price: float) -> Costs:
-    """Cycles plus priced bytes of every candidate of a variable, next to the choices made so far."""
-    cost = np.asarray([c.cycles for c in problem.candidates[v]], np.float64) * problem.weight[v]
-    cost += _bytes(problem, v, price)
-    for e in edges:
-        if e.producer == v and e.consumer == v:
-            cost += e.count * np.diagonal(e.table)
-        elif e.consumer == v:
-            if e.producer < len(choice):
-                cost += e.count * e.table[choice[e.producer] if e.producer >= 0 else 0]
-        elif e.consumer < len(choice):
-            cost += e.count * e.table[:, choice[e.consumer]]
-    return cost
-
-
-def improve(problem: Problem, start: Sequence[int], price: float = 0.0, rounds: int = 8) -> list[int]:
-    """Changes one variable at a time as long as cycles plus priced bytes fall (iterated conditional modes)."""
-    choice = list(start)
-    touching = _touching(problem)
+def descended(numbers: Numbers, choice: Choice, cap: int, rounds: int = 8) -> Choice:
+    """Changes one variable of a choice within the cap at a time, staying within, as long as cycles fall."""
+    choice = choice.copy()
+    usage = numbers.usage(choice)
     for _ in range(rounds):
         changed = False
-        for v in range(len(problem.candidates)):
-            cost = _costs(problem, v, choice, touching[v], price)
-            best = int(np.argmin(cost))
-            if cost[best] < cost[choice[v]]:
-                choice[v] = best
-                changed = True
+        for v in range(numbers.size):
+            now = int(choice[v])
+            cost = _next_to(numbers.cycles[v], numbers.touching[v], choice)
+            better = np.flatnonzero(cost < cost[now])
+            if not better.size:
+                continue
+            rows, held = numbers.uses(v)
+            for p in better[np.argsort(cost[better], kind="stable")].tolist():
+                then = usage + (numbers.resident[v][p] - numbers.resident[v][now])
+                then[rows] += held[p] - held[now]
+                if (then <= cap).all():
+                    choice[v], usage, changed = p, then, True
+                    break
         if not changed:
             break
     return choice
+
+
+def _next_to(cost: Vec, neighbours: Sequence[tuple[int, Table]], choice: Choice) -> Vec:
+    """Costs of a variable's candidates next to the choices of its neighbours."""
+    for u, table in neighbours:
+        cost = cost + table[:, choice[u]]
+    return cost
+
+
+def _bytes(numbers: Numbers, v: int) -> Vec:
+    return numbers.resident[v] + numbers.result[v] + numbers.temp[v]

@@ -12,6 +12,7 @@ from ipucc.ops.builder import Builder, BuildOptions, dtype_of, shape_of
 from ipucc.ops.graph import Ref
 from ipucc.ops.spec import Along, Axis
 from ipucc.passes.plan.greedy import greedy
+from ipucc.passes.plan.numbers import Numbers
 from ipucc.passes.plan.problem import build_problem
 from ipucc.target import Target
 
@@ -43,9 +44,9 @@ def predict_matmul(node: ir.Node, target: Target, options: BuildOptions) -> int:
     b.lower(node)
     cap = target.usable_bytes
     problem = build_problem(b.graph, target, cap, _PLANS)
-    choice = greedy(problem, cap)
+    choice = greedy(Numbers.of(problem), cap)
     # A layer that fits on no plan of its own costs more than any that does.
-    return problem.evaluate(choice).cycles if choice is not None else 1 << 60
+    return problem.evaluate(choice.tolist()).cycles if choice is not None else 1 << 60
 
 
 def _made_on_chip(b: Builder, ref: Ref) -> Ref:

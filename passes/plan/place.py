@@ -5,10 +5,11 @@ from typing import Literal
 
 from ipucc.diagnostics import CompileError, error
 from ipucc.ops.graph import TileGraph
-from ipucc.passes.plan.cpsat import solve
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Progress, Stop, never
 from ipucc.passes.plan.greedy import greedy
+from ipucc.passes.plan.numbers import Numbers
 from ipucc.passes.plan.problem import Candidate, Problem
+from ipucc.passes.plan.search import Found, search
 
 __all__ = ["Placement", "Solver", "place"]
 
@@ -53,44 +54,33 @@ def place(
     and no bound is known then. `progress` hears of every phase and of what it has found. Once `stop` says so, the best
     choice so far is returned with the status "interrupted"; KeyboardInterrupt is raised where there is none yet.
     """
-    searched = problem if priced is None else priced
+    numbers = Numbers.of(problem if priced is None else priced)
 
     def heard(phase: str, objective: int | None, bound: int) -> None:
         if progress is not None:
             progress(Progress(phase, objective, bound))
 
-    heard("greedy", None, 0)
-    start = greedy(searched, cap)
-    choice, status, bound = start, "feasible", 0
-    if solver == "cpsat" and not stop():
-        best = searched.evaluate(start).cycles if start is not None else None
-        heard("cpsat", best, 0)
-
-        def improved(objective: int | None, bound: int) -> None:
-            heard("cpsat", min((x for x in (objective, best) if x is not None), default=None), bound)
-
-        found = solve(searched, cap, start, BUDGETS[effort].first_time, improved, stop)
-        status, bound = found.status, found.bound
-        if found.status == "infeasible":
-            raise _too_large(graph, problem, cap)
-        if found.choice is not None and (
-            choice is None or searched.evaluate(found.choice).cycles <= searched.evaluate(choice).cycles
-        ):
-            choice = found.choice
-        elif choice is not None:
-            status = "feasible"
-    if stop() and status != "optimal":
-        if choice is None:
+    if solver == "greedy":
+        heard("greedy", None, 0)
+        made = greedy(numbers, cap)
+        found = Found("feasible" if made is not None else "infeasible", made, None, 0)
+    else:
+        found = search(numbers, cap, BUDGETS[effort], heard, stop)
+    if found.choice is None:
+        if found.status == "interrupted":
             raise KeyboardInterrupt
-        status = "interrupted"
-    if choice is None:
         raise _too_large(graph, problem, cap)
+    choice = tuple(found.choice.tolist())
+    # The plain cost function has the last word.
+    score = problem.evaluate(choice)
+    if score.peak_bytes > cap or (priced is None and found.cycles not in (None, score.cycles)):
+        raise RuntimeError(f"a placement of {found.cycles} cycles costs {score}")
+    status, bound = found.status, found.bound
     if priced is not None:
         status, bound = "interrupted" if status == "interrupted" else "feasible", 0
-    score = problem.evaluate(choice)
     chosen = tuple(problem.candidates[v][choice[v]] for v in problem.variable)
     return Placement(
-        problem, tuple(choice), chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes, cap
+        problem, choice, chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes, cap
     )
 
 

@@ -117,14 +117,15 @@ class Compiled:
 
     @property
     def cycles(self) -> dict[str, int]:
-        """Predicted cycles of one run, and the solver's own estimate beside them."""
+        """Predicted cycles of one run, beside them the solver's own estimate, and what the best order of all transfers
+        could bring the exchange down to."""
         compute = sum(t.compute for t in self.times)
         exchange = sum(t.exchange for t in self.times)
         sync = sum(t.sync for t in self.times)
         total = compute + exchange + sync
         return {
             "total": total, "compute": compute, "exchange": exchange, "sync": sync,
-            "estimated": self.placement.objective,
+            "estimated": self.placement.objective, "exchange_bound": sum(t.exchange_bound for t in self.times),
         }  # fmt: skip
 
 

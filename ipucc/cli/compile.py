@@ -183,6 +183,8 @@ def _summary(model: str, output: str | None, options: "CompileOptions", compiled
     used = int(tile_bytes(program).max(initial=0))
     device = program.target.cycles_to_seconds(cycles["total"])
     off = (cycles["estimated"] - cycles["total"]) / cycles["total"] if cycles["total"] else 0.0
+    bound = cycles["exchange_bound"]
+    over = (cycles["exchange"] - bound) / bound if bound else 0.0
     rows = [
         ("target", f"{program.target.name}, {program.target.tiles} tiles"),
         ("precision", options.precision if options.precision == "model" else f"fp16, {options.partials} partials"),
@@ -190,6 +192,7 @@ def _summary(model: str, output: str | None, options: "CompileOptions", compiled
         ("placement", f"{placement.solver}, {placement.status}, gap {placement.gap:.1%}"),
         ("cycles", f"{cycles['total']:,} ({device * 1e6:,.1f} us): compute {cycles['compute']:,}, "
                    f"exchange {cycles['exchange']:,}, sync {cycles['sync']:,}"),
+        ("exchange", f"{over:.1%} above the bound of the ports, {cycles['exchange_bound']:,}"),
         ("estimated", f"{cycles['estimated']:,} by the solver ({off:+.1%})"),
         ("memory", f"{used:,} of {program.target.tile_bytes:,} bytes on the fullest tile"),
         ("time", f"{seconds:.2f} s"),

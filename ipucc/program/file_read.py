@@ -33,8 +33,8 @@ from ipucc.program.model import (
     Repeat,
     Step,
 )
+from ipucc.program.order import Order
 from ipucc.program.tensors import read_tensors
-from ipucc.program.transfers import ORDERS
 from ipucc.program.verify import verify_program
 from ipucc.target import Target, parse_target
 from ipucc.tiles.cuts import Cut
@@ -311,9 +311,10 @@ class _Body:
             f.keys("do", "name", "moves", "fills", "order")
             moves = tuple(self._move(m) for m in f["moves"].elements())
             fills = (x.elements(2) for x in f["fills"].elements())
-            order = f["order"].text()
-            if order not in ORDERS:
-                raise f["order"].wrong(f"unknown order of transfers, known: {', '.join(ORDERS)}")
+            try:
+                order = Order.parse(f["order"].text())
+            except ValueError as unknown:
+                raise f["order"].wrong(str(unknown)) from None
             made = tuple(Fill(self._buffer_id(b), v.number()) for b, v in fills)
             return Exchange(f["name"].text(), moves, made, order)
         if kind == "compute":

@@ -173,7 +173,7 @@ class _Body:
         if isinstance(step, Exchange):
             return {
                 "do": "exchange", "name": step.name, "moves": [self._move(m) for m in step.moves],
-                "fills": [[f.buffer, f.value] for f in step.fills], "order": step.order,
+                "fills": [[f.buffer, f.value] for f in step.fills], "order": str(step.order),
             }  # fmt: skip
         if isinstance(step, Compute):
             return {

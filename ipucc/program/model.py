@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ipucc.codelets.base import Array, Cells, Codelet, Counts
+from ipucc.program.order import FIRST_ORDER, Order
 from ipucc.target import Target
 from ipucc.tiles.intersect import Track
 from ipucc.tiles.layout import Ints, Layout
@@ -65,12 +66,12 @@ class Fill:
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """One exchange phase: fills, then all moves at once. `order` names the rule that orders the transfers."""
+    """One exchange phase: fills, then all moves at once. `order` is the rule that orders the transfers."""
 
     name: str
     moves: tuple[Move, ...]
     fills: tuple[Fill, ...] = ()
-    order: str = "linear"
+    order: Order = FIRST_ORDER
 
 
 @dataclass(frozen=True, eq=False)

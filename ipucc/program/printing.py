@@ -90,7 +90,7 @@ class _Printer:
         t = exchange_time(step, self.program.buffers, self.program.target)
         head = (
             f"exchange {step.name}: {t.sent_bytes} bytes sent, {t.received_bytes} received, {t.fragments} fragments, "
-            f"order {step.order}, {t.exchange} cycles (ports {t.port_cycles}), copies {t.copy} cycles"
+            f"{t.exchange} cycles (bound {t.bound_cycles}, ports {t.port_cycles}), copies {t.copy} cycles, {step.order}"
         )
         lines = [head]
         lines += [f"%{f.buffer} = fill {f.value!r}" for f in step.fills]

@@ -6,7 +6,7 @@ import numpy as np
 
 from ipucc.codelets.base import Codelet
 from ipucc.program.model import Compute, Exchange, Program, walk
-from ipucc.program.timing import exchange_time
+from ipucc.program.timing import exchange_code
 from ipucc.target import Target
 
 __all__ = ["CodeSize", "code_size"]
@@ -39,7 +39,7 @@ def code_size(program: Program, target: Target) -> CodeSize:
             codelets[type(step.codelet)] = step.codelet.code_bytes
             np.add.at(vertices, step.tiles, target.vertex_state_bytes)
         elif isinstance(step, Exchange):
-            exchange += exchange_time(step, program.buffers, target).code_bytes
+            exchange += exchange_code(step.moves, program.buffers, target)
     return CodeSize(
         sum(codelets.values()), int(vertices.max()), int(exchange.max()), steps * target.step_code_bytes
     )  # fmt: skip

@@ -22,7 +22,7 @@ from ipucc.passes.program.lower import Lowered, lower
 from ipucc.passes.program.roll import roll
 from ipucc.program.liveness import liveness
 from ipucc.program.model import Compute, Exchange, Program, Repeat
-from ipucc.program.timing import exchange_time
+from ipucc.program.timing import exchange_code
 from ipucc.target import Target
 
 __all__ = ["Fitted", "fit"]
@@ -145,7 +145,7 @@ def _surcharged(priced: Problem, placement: Placement, lowered: Lowered, target:
         step = lowered.program.steps[at]
         assert isinstance(step, Exchange)
         for move in step.moves:
-            size = int(exchange_time(Exchange(step.name, (move,)), buffers, target).code_bytes.max(initial=0))
+            size = int(exchange_code((move,), buffers, target).max(initial=0))
             if size * 100 > room:
                 maker = lowered.made_by.get(move.src, -1)
                 producer = variable[maker] if maker >= 0 and maker != op else -1

@@ -25,6 +25,7 @@ from ipucc.program.model import (
     Program,
     Step,
 )  # fmt: skip
+from ipucc.program.order import Order
 from ipucc.program.timing import best_order
 from ipucc.target import Target
 from ipucc.tiles.cuts import cut_axis, whole
@@ -60,7 +61,7 @@ class _Lowering:
     steps: list[Step] = field(default_factory=list)
     writes: list[HostWrite] = field(default_factory=list)
     held: dict[int, int] = field(default_factory=dict)
-    orders: dict[tuple[object, ...], str] = field(default_factory=dict)
+    orders: dict[tuple[object, ...], Order] = field(default_factory=dict)
     moves: dict[tuple[object, ...], tuple[Track, ...]] = field(default_factory=dict)
     made_by: dict[int, int] = field(default_factory=dict)
     exchanges: dict[int, int] = field(default_factory=dict)

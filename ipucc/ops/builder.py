@@ -410,13 +410,13 @@ def _words(view: View, src_grain: int, dst_grain: int, word: int) -> bool:
 
 
 def _copy_axes(ref: Ref) -> tuple[Axis, ...]:
-    """The iteration space of a copy: the dimensions of the result. Of a group of a view only the first may be cut."""
-    whole = {d for s in ref.sources for g in s.view.groups for d in g.dst[1:]}
-    return tuple(Axis(f"d{d}", n, "whole" if d in whole else "parallel") for d, n in enumerate(ref.shape))
+    """The iteration space of a copy: the dimensions of the result."""
+    return tuple(Axis(f"d{d}", n) for d, n in enumerate(ref.shape))
 
 
 def _copy_dims(view: View) -> tuple[DimMap, ...]:
-    """What a cell of a copy needs of every source dimension: of one per group an interval, of the others everything.
+    """What a cell of a copy needs of every source dimension: of one per group an interval, which follows the cut of the
+    group's first result dimension, of the others everything.
 
     Two dimensions that follow one axis would make a layout of which only the diagonal is used.
     """

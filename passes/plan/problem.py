@@ -6,7 +6,7 @@ function that prices any choice, whoever made it.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -35,6 +35,7 @@ __all__ = [
     "Score",
     "build_problem",
     "home_layout",
+    "outline_problem",
     "resting",
     "spread_layout",
 ]
@@ -180,10 +181,27 @@ def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, target:
     return Layout(shape, cuts, tiles, itemsize, grain_dim)
 
 
-def build_problem(graph: TileGraph, target: Target, budget: int, keep: int) -> Problem:
-    """Candidates of every op (equal ops share theirs) and the cost tables of every edge (equal edges likewise)."""
+def build_problem(
+    graph: TileGraph,
+    target: Target,
+    budget: int,
+    keep: int,
+    outlined: Callable[[Problem], None] | None = None,
+) -> Problem:
+    """Candidates of every op (equal ops share theirs) and the cost tables of every edge (equal edges likewise).
+
+    `outlined` gets the problem before its edges are priced, and may refuse it.
+    """
     maker = _Maker(graph, target, budget, keep)
-    return maker.build()
+    outline = maker.outline()
+    if outlined is not None:
+        outlined(outline)
+    return maker.priced(outline)
+
+
+def outline_problem(graph: TileGraph, target: Target, budget: int, keep: int) -> Problem:
+    """The problem without its edges: enough to say what memory it needs."""
+    return _Maker(graph, target, budget, keep).outline()
 
 
 @dataclass(eq=False)
@@ -202,7 +220,7 @@ class _Maker:
     fixed: dict[int, Layout] = field(default_factory=dict)
     reads: dict[int, int] = field(default_factory=dict)
 
-    def build(self) -> Problem:
+    def outline(self) -> Problem:
         self.overlaps = Overlaps(self.target)
         for i, op in enumerate(self.graph.ops):
             self.producer[op.result.tensor] = i
@@ -222,6 +240,16 @@ class _Maker:
         weight = [0] * len(kept)
         for v in variable:
             weight[v] += 1
+        fixed_bytes = sum(layout.nbytes for layout in self.fixed.values())
+        return Problem(
+            self.graph, self.target, variable, weight, [candidates[o] for o in kept], [], self._rows(variable),
+            fixed_bytes, self.home, self.fixed, [self.combinations[self.signatures[o]] for o in kept],
+        )  # fmt: skip
+
+    def priced(self, outline: Problem) -> Problem:
+        """The outlined problem with its edges."""
+        variable = outline.variable
+        candidates = [self.shared[sig] for sig in self.signatures]
         edges: dict[tuple[int, int, int], Edge] = {}
         for i, op in enumerate(self.graph.ops):
             for producer, table in self._edges(i, op, candidates):
@@ -229,12 +257,7 @@ class _Maker:
                 key = (v, variable[i], id(table))
                 old = edges.get(key)
                 edges[key] = Edge(v, variable[i], table, 1 if old is None else old.count + 1)
-        fixed_bytes = sum(layout.nbytes for layout in self.fixed.values())
-        return Problem(
-            self.graph, self.target, variable, weight, [candidates[o] for o in kept], list(edges.values()),
-            self._rows(variable), fixed_bytes, self.home, self.fixed,
-            [self.combinations[self.signatures[o]] for o in kept],
-        )  # fmt: skip
+        return replace(outline, edges=list(edges.values()))
 
     def _variables(self) -> tuple[list[int], list[int]]:
         """The variable of every op, and the first op of every variable."""

@@ -15,7 +15,8 @@ from ipucc.diagnostics import CompileError, error
 from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Stop, never
 from ipucc.passes.plan.place import Placement, Solver, place
-from ipucc.passes.plan.problem import Problem, build_problem
+from ipucc.passes.plan.problem import Problem, build_problem, outline_problem
+from ipucc.passes.plan.room import require_room
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size
 from ipucc.passes.program.lower import Lowered, lower
@@ -53,7 +54,7 @@ def fit(
     progress: Listen | None = None,
     stop: Stop = never,
 ) -> Fitted:
-    """The program of a tile graph. Raises IPU0402, IPU0406 or IPU0407 where none was found that fits.
+    """The program of a tile graph. Raises IPU0402, IPU0405, IPU0406 or IPU0407 where none was found that fits.
 
     `keep` plans per op are offered to placement, or as many as the effort says. `begin` is called with the name of
     every part that begins; `progress` and `stop` are those of `place`.
@@ -61,14 +62,20 @@ def fit(
     begin("plan")
     # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
     cap = target.usable_bytes - target.tile_bytes // 16
-    problem = build_problem(graph, target, cap, BUDGETS[effort].plans if keep is None else keep)
+    plans = BUDGETS[effort].plans if keep is None else keep
+
+    def leaner() -> Problem:
+        return outline_problem(graph, target, cap, BUDGETS["max"].plans)
+
+    more = leaner if plans < BUDGETS["max"].plans else None
+    problem = build_problem(graph, target, cap, plans, lambda outline: require_room(outline, cap, more))
     priced: Problem | None = None
     failure: CompileError | None = None
     bound = 0
     for _ in range(_ATTEMPTS):
         begin("place")
         try:
-            placement = place(graph, problem, cap, solver, effort, priced, progress=progress, stop=stop)
+            placement = place(problem, cap, solver, effort, priced, progress=progress, stop=stop, more=more)
         except CompileError as none_left:
             raise failure or none_left from None
         if priced is None:

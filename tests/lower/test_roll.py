@@ -58,7 +58,7 @@ def programs(model: onnx.ModelProto, options: CompileOptions) -> tuple[Program, 
     """The program of a model, straight and with its repetitions as loops, both with addresses."""
     graph = schedule_model(optimise_model(model, options).model, TARGET, options)
     problem = build_problem(graph, TARGET, TARGET.usable_bytes, 6)
-    placement = place(graph, problem, TARGET.usable_bytes, "greedy", 1.0)
+    placement = place(problem, TARGET.usable_bytes, "greedy", "fast")
     straight = lower(graph, placement, TARGET).program
     rolled = roll(lower(graph, placement, TARGET).program, least=2)
     for program in (straight, rolled):

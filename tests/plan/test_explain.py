@@ -33,9 +33,9 @@ def placed(
         weights = {f"w{i}": (32, 32) for i in range(1, 7)}
         graph = tile_graph(model_of(DEEP, weights) if name == "deep" else models[name], TARGET)
         problem = build_problem(graph, TARGET, TARGET.usable_bytes, 6)
-        found = place(graph, problem, TARGET.usable_bytes, "cpsat", "fast")
+        found = place(problem, TARGET.usable_bytes, "cpsat", "fast")
         if less:
-            found = place(graph, problem, found.peak_bytes - less, "cpsat", "fast")
+            found = place(problem, found.peak_bytes - less, "cpsat", "fast")
         return graph, found
 
     return make

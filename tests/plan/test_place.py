@@ -88,8 +88,8 @@ def test_a_choice_costs_what_its_plans_cost(name: str, problem: Make) -> None:
 def test_the_solver_is_no_worse_than_greedy_and_says_so_truly(name: str, problem: Make) -> None:
     p = problem(name)
     cap = p.target.usable_bytes
-    by_greedy = place(p.graph, p, cap, "greedy", "default")
-    by_solver = place(p.graph, p, cap, "cpsat", "default")
+    by_greedy = place(p, cap, "greedy", "default")
+    by_solver = place(p, cap, "cpsat", "default")
     assert by_solver.objective <= by_greedy.objective
     assert by_greedy.status == "feasible"
     assert by_solver.status == "optimal"
@@ -105,20 +105,20 @@ def test_placement_tells_how_it_goes_on_and_can_be_stopped(problem: Make) -> Non
     p = problem("convolutions")
     cap = p.target.usable_bytes
     heard: list[Progress] = []
-    done = place(p.graph, p, cap, "cpsat", "default", progress=heard.append)
+    done = place(p, cap, "cpsat", "default", progress=heard.append)
     assert heard[0].gap is None
     assert [heard[0].phase, heard[-1].phase] == ["dominance", "done"]
     assert heard[-1].objective == done.objective
     assert all(h.bound <= done.objective <= (h.objective or done.objective) for h in heard)
     # Less memory than the best choice needs: no proof without a search.
     cap = done.peak_bytes - 1
-    stopped = place(p.graph, p, cap, "cpsat", "default", stop=lambda: True)
+    stopped = place(p, cap, "cpsat", "default", stop=lambda: True)
     assert stopped.status == "interrupted"
     assert stopped.objective == p.evaluate(stopped.choice).cycles
     assert stopped.peak_bytes <= cap
     # A proof stands, however short the search was.
     with pytest.raises(DoesNotFit):
-        place(p.graph, p, 0, "cpsat", "default", stop=lambda: True)
+        place(p, 0, "cpsat", "default", stop=lambda: True)
 
 
 def test_an_optimum_is_the_best_of_all_choices(problem: Make) -> None:
@@ -130,7 +130,7 @@ def test_an_optimum_is_the_best_of_all_choices(problem: Make) -> None:
         # Room for that share of all choices.
         cap = sorted(s.peak_bytes for s in scores)[int(share * (len(scores) - 1))]
         best = min(s.cycles for s in scores if s.peak_bytes <= cap)
-        found = place(p.graph, p, cap, "cpsat", "default")
+        found = place(p, cap, "cpsat", "default")
         assert (found.status, found.objective, found.bound) == ("optimal", best, best)
 
 
@@ -152,10 +152,10 @@ def test_memory_shrinks_until_nothing_fits(name: str, solver: str, problem: Make
     cap, objectives = p.target.usable_bytes, []
     for _ in range(40):
         try:
-            placement = place(p.graph, p, cap, solver, "fast")  # type: ignore[arg-type]
+            placement = place(p, cap, solver, "fast")  # type: ignore[arg-type]
         except DoesNotFit as failure:
             (found,) = failure.diagnostics
-            assert found.id == "IPU0402"
+            assert found.id in (("IPU0402",) if solver == "cpsat" else ("IPU0402", "IPU0405"))
             assert found.data["limit"] == cap
             assert int(found.data["needed"]) > cap  # type: ignore[call-overload]
             assert found.node

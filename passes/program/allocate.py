@@ -1,11 +1,12 @@
 """Addresses: one offset per buffer, the same on all its tiles.
 
 Two buffers conflict when they share a tile and a step in which both are live. Offsets are found by first fit in several
-good orders, the lowest peak wins.
+good orders, the lowest peak wins. Where it exceeds the tile and the bytes that are alive at once do not, orders near to
+the best one are tried as well, a fixed number of them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from ipucc.program.model import Program
 from ipucc.tiles.layout import GRAIN_BYTES
 
 __all__ = ["Allocation", "allocate"]
+
+_MOVES: Final = 3000
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,37 +46,32 @@ def allocate(program: Program, start: int) -> Allocation:
         np.lexsort((ids, -(size * (span + 1)))),
         np.lexsort((ids, first)),
     ]
-    best: tuple[int, NDArray[np.int64]] | None = None
-    for order in orders:
-        offsets = _first_fit(order, size, conflict)
+    from ipucc.passes.program.allocate_kernel import first_fit, search  # numba: imported only where it runs
+
+    offsets, peak, order = np.zeros(ids.size, np.int64), -1, orders[0]
+    for candidate in orders:
+        tried = first_fit(candidate, size, conflict)
+        reached = int((tried + size).max(initial=0))
+        if peak < 0 or reached < peak:
+            offsets, peak, order = tried, reached, candidate
+    room = program.target.tile_bytes - start
+    if peak > room >= _most_alive(held, size, first, last):
+        offsets = search(order, size, conflict, room, _MOVES)
         peak = int((offsets + size).max(initial=0))
-        if best is None or peak < best[0]:
-            best = peak, offsets
-    assert best is not None
     out = [0] * len(program.buffers)
     for i, root in enumerate(ids.tolist()):
-        out[root] = start + int(best[1][i])
+        out[root] = start + int(offsets[i])
     for b, buffer in enumerate(program.buffers):
         if buffer.alias >= 0:
             out[b] = out[buffer.alias] + buffer.alias_offset
-    return Allocation(out, start + best[0])
+    return Allocation(out, start + peak)
 
 
-def _first_fit(order: Sequence[int] | NDArray[np.int64], size: NDArray[np.int64], conflict: NDArray[np.bool_]
-               ) -> NDArray[np.int64]:  # fmt: skip
-    offsets = np.zeros(size.size, np.int64)
-    placed = np.zeros(size.size, bool)
-    for i in order:
-        others = np.flatnonzero(conflict[i] & placed)
-        at = 0
-        if others.size:
-            begin = offsets[others]
-            sort = np.argsort(begin, kind="stable")
-            begin, end = begin[sort], np.maximum.accumulate((offsets[others] + size[others])[sort])
-            # Gaps before the first, between neighbours, and behind the last.
-            lows = np.concatenate([[0], end])
-            highs = np.concatenate([begin, [1 << 62]])
-            at = int(lows[np.flatnonzero(highs - lows >= size[i])[0]])
-        offsets[i] = at
-        placed[i] = True
-    return offsets
+def _most_alive(held: NDArray[np.float32], size: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
+                ) -> int:  # fmt: skip
+    """Bytes that are alive at one moment on one tile, at the worst: no offsets have a lower peak."""
+    most = 0
+    for now in np.unique(first).tolist():
+        alive = (first <= now) & (now <= last)
+        most = max(most, int((size[alive].astype(np.float64) @ held[alive]).max()))
+    return most

@@ -39,8 +39,21 @@ def roll(program: Program, least: int = 6) -> Program:
     """The program with its repetitions as loops; repetitions that save fewer than `least` steps stay as they are."""
     maker = _Roller(program)
     keys = [maker.key(i, s) for i, s in enumerate(program.steps)]
-    rolled = [r for r in repetitions(keys, least) if maker.plan(r)]
+    rolled = []
+    for found in repetitions(keys, least):
+        shorter = (found, _without_first(found), _without_last(found), _without_last(_without_first(found)))
+        tried = (r for r in shorter if r.period * (r.count - 1) >= least and maker.plan(r))
+        rolled += [r for r in (next(tried, None),) if r is not None]
     return maker.apply(rolled) if rolled else program
+
+
+def _without_first(r: Repetition) -> Repetition:
+    """The first layer may read one buffer where the others read two, the network's input for one."""
+    return replace(r, start=r.start + r.period, count=r.count - 1)
+
+
+def _without_last(r: Repetition) -> Repetition:
+    return replace(r, count=r.count - 1)
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,3 +143,35 @@ def test_short_lived_buffers_take_turns() -> None:
     program.steps.append(HostRead("y", 8, View.identity((64,))))
     # Two buffers of 256 bytes are live at a time.
     assert allocate(program, START).peak == START + 512
+
+
+def crowd(seed: int, count: int) -> Program:
+    """Buffers of random sizes on one tile, each written at a random step and read for the last time at a later one."""
+    rng = np.random.default_rng(seed)
+    program = Program(TARGET, [], [], [], [], {})
+    for i, size in enumerate([16, 16, *(64 * rng.integers(1, 17, count)).tolist()]):
+        one = Layout((size // 4,), (cut_axis(size // 4, 1),), np.zeros((1, 1), np.int32), 4, 0)
+        program.buffers.append(Buffer(f"b{i}", "float32", one))
+    program.steps.append(HostWrite("x", 0, View.identity((4,))))
+    begun: set[int] = set()
+    for b in rng.permutation(np.repeat(np.arange(2, count + 2), 2)).tolist():
+        program.steps.append(copy(b, 1, program) if b in begun else copy(0, b, program))
+        begun.add(b)
+    program.steps.append(HostRead("y", 1, View.identity((4,))))
+    return program
+
+
+@pytest.mark.parametrize("seed", [2, 3, 9])
+def test_a_tile_that_is_just_large_enough_is_filled(seed: int) -> None:
+    program = crowd(seed, 40)
+    live = liveness(program)
+    sizes = np.asarray([b.nbytes for b in program.buffers])
+    moments = range(int(live.max()) + 1)
+    least = START + max(int(sizes[(live[:, 0] <= now) & (now <= live[:, 1])].sum()) for now in moments)
+    # With room to spare the first orders are enough, and waste some.
+    assert allocate(program, START).peak > least
+    program.target = replace(TARGET, tile_bytes=least)
+    assert allocate(program, START).peak == least
+    # Nothing helps where more is alive than fits.
+    program.target = replace(TARGET, tile_bytes=least - 16)
+    assert allocate(program, START).peak > least

@@ -105,8 +105,15 @@ def graph_part(target: Target, options: CompileOptions, ops: int, seed: int) -> 
     numbers = Numbers.of(problem)
     low, peak = int(numbers.extremes()[0].max()), numbers.peak(free_choice(numbers))
     cap = int(low + SHARE * (peak - low))
+    phases: list[str] = []
     start = time.perf_counter()
-    found = search(numbers, cap, BUDGETS[options.effort])
+
+    def heard(phase: str, cycles: int | None, bound: int) -> None:
+        if phase not in phases:
+            phases.append(phase)
+            click.echo(f"{time.perf_counter() - start:8.1f} s  {phase}: {cycles} cycles, bound {bound}", err=True)
+
+    found = search(numbers, cap, BUDGETS[options.effort], heard)
     done = time.perf_counter()
     start_choice = greedy(numbers, cap)
     return {

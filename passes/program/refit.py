@@ -75,7 +75,7 @@ def refit(
         except DoesNotFit as failure:
             first = first or failure
             found = failure.diagnostics[0]
-            if recomputing == "off" or found.id not in ("IPU0402", "IPU0406"):
+            if recomputing == "off" or found.id not in ("IPU0402", "IPU0405", "IPU0406"):
                 break
             begin("recompute")
             needed, limit = int(str(found.data["needed"])), int(str(found.data["limit"]))
@@ -83,7 +83,7 @@ def refit(
             over = max(needed - limit, limit // 64) * target.tiles
             better = recompute(graph, target, _fullest(graph, found), over)
             # The leanest plans need this much: half of the way there is not worth placing again.
-            if better is None or (found.id == "IPU0402" and 2 * better.freed < over):
+            if better is None or (found.id in ("IPU0402", "IPU0405") and 2 * better.freed < over):
                 break
             graph = better.graph
             again += better.again

@@ -19,6 +19,7 @@ from ipucc.passes.plan.numbers import Numbers
 from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.place import place
 from ipucc.passes.plan.problem import Problem, build_problem, home_layout
+from ipucc.passes.plan.room import least_bytes, require_room
 from ipucc.target import load_target
 
 NAMES = ("mlp", "attention", "convolutions", "moves")
@@ -169,6 +170,32 @@ def test_memory_shrinks_until_nothing_fits(name: str, solver: str, problem: Make
     assert len(objectives) > 1
     if solver == "cpsat":
         assert objectives == sorted(objectives)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_cannot_fit_is_refused_with_the_bytes_that_are_missing(name: str, problem: Make) -> None:
+    p = problem(name)
+    least = least_bytes(p)
+    require_room(p, least, None)
+    with pytest.raises(DoesNotFit) as failure:
+        require_room(p, least - 1, lambda: p)
+    (found,) = failure.value.diagnostics
+    leanest = min(_lean_peaks(p))
+    assert found.id == "IPU0402"
+    assert least <= int(found.data["needed"]) <= leanest  # type: ignore[call-overload]
+    assert found.node
+    # Float32 throughout: half of what is held at the least could be freed, and that is said in bytes.
+    assert any("--precision fp16 frees about" in text for text in found.help)
+    assert any(f"at least {least:,} B" in text for text in found.help)
+    assert f"{found.data['needed']:,}" in found.message
+
+
+def _lean_peaks(p: Problem) -> list[int]:
+    """Peaks of many choices, the one with the least sum of bytes among them."""
+    rng = np.random.default_rng(5)
+    some = [[int(rng.integers(len(c))) for c in p.candidates] for _ in range(200)]
+    some.append([min(range(len(c)), key=lambda i: (c[i].resident + c[i].result + c[i].temp, i)) for c in p.candidates])
+    return [p.evaluate(choice).peak_bytes for choice in some]
 
 
 def test_equal_layers_share_a_plan(

@@ -34,10 +34,11 @@ def explanation_text(found: "Explanation") -> str:
 
 
 def _row(c: "Considered") -> tuple[str, ...]:
+    why = f"{c.reason}; {c.eliminated}" if c.eliminated else c.reason
     if c.verdict == "excluded":
-        return c.plan, "", f"{c.cycles:,}", "", "", *_bytes(c), c.reason
+        return c.plan, "", f"{c.cycles:,}", "", "", *_bytes(c), why
     difference = f"{c.difference:+,}" if c.difference else "0"
-    return c.plan, f"{c.total:,}", f"{c.cycles:,}", f"{sum(c.edges):,}", difference, *_bytes(c), c.reason
+    return c.plan, f"{c.total:,}", f"{c.cycles:,}", f"{sum(c.edges):,}", difference, *_bytes(c), why
 
 
 def _bytes(c: "Considered") -> tuple[str, str, str]:

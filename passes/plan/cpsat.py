@@ -218,12 +218,17 @@ def _run(
     told: tuple[int | None, int] = None, 0
     with ThreadPoolExecutor(1) as pool:
         search = pool.submit(solver.solve, model, watch)
-        while not search.done():
-            wait([search], timeout=_POLL_SECONDS)
-            objective = None if watch.objective is None else watch.objective + constant
-            if heard is not None and (objective, bound[0]) != told:
-                told = objective, bound[0]
-                heard(*told)
-            if stop():
-                solver.stop_search()
+        try:
+            while not search.done():
+                wait([search], timeout=_POLL_SECONDS)
+                objective = None if watch.objective is None else watch.objective + constant
+                if heard is not None and (objective, bound[0]) != told:
+                    told = objective, bound[0]
+                    heard(*told)
+                if stop():
+                    solver.stop_search()
+        except BaseException:
+            # Nobody waits for the answer any more (KeyboardInterrupt), but the pool waits for the search.
+            solver.stop_search()
+            raise
         return search.result(), solver

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ipucc.diagnostics import CompileError, JsonValue, error
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.printing import plan_text
+from ipucc.passes.plan.dominance import eliminate_dominated
 from ipucc.passes.plan.numbers import FORBIDDEN, Numbers
 from ipucc.passes.plan.place import Placement
 
@@ -45,7 +46,10 @@ class Considered:
     """One candidate in the place of the chosen one. `cycles` are the op's own, `edges` those to and from every
     neighbour, in the order of `Explanation.neighbours`; `total` is their sum, and `difference` what it is more than
     that of the chosen candidate. The other figures are bytes: what one op takes of the fullest tile, and what all ops
-    take in the fullest step (`peak_step`), of which placement may use `Explanation.cap`."""
+    take in the fullest step (`peak_step`), of which placement may use `Explanation.cap`.
+
+    `eliminated` says why no search needs the candidate, whatever the other ops choose; empty for one that it needs.
+    """
 
     plan: str
     verdict: Verdict
@@ -59,6 +63,7 @@ class Considered:
     temporary_bytes: int
     peak_bytes: int
     peak_step: str
+    eliminated: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Explanation:
                     "edges": list(c.edges), "total": c.total, "difference": c.difference,
                     "resident_bytes": c.resident_bytes, "result_bytes": c.result_bytes,
                     "temporary_bytes": c.temporary_bytes, "peak_bytes": c.peak_bytes, "peak_step": c.peak_step,
+                    "eliminated": c.eliminated,
                 }
                 for c in self.candidates
             ],
@@ -177,6 +183,9 @@ class _Context:
         self.choice = np.asarray(placement.choice, np.int64)
         self.numbers = Numbers.of(self.problem)
         self.usage = self.numbers.usage(self.choice)
+        reduced = eliminate_dominated(self.numbers, placement.cap)
+        assert reduced is not None  # the placement fits
+        self.replacement = reduced.replacement
         self.ops: list[list[int]] = [[] for _ in self.problem.candidates]
         for o, v in enumerate(self.problem.variable):
             self.ops[v].append(o)
@@ -240,8 +249,16 @@ class _Context:
         verdict, reason = _verdict(q == here, difference, parts, over, step, excluding)
         return Considered(
             plan_text(op, candidate), verdict, reason, int(own[q]), edges, total, difference, int(candidate.resident),
-            int(candidate.result), int(candidate.temp), peak, step,
+            int(candidate.result), int(candidate.temp), peak, step, self._eliminated(v, q),
         )  # fmt: skip
+
+    def _eliminated(self, v: int, q: int) -> str:
+        by = int(self.replacement[v][q])
+        if by == q:
+            return ""
+        if by < 0:
+            return "never fits"
+        return f"needless beside {plan_text(self.graph.ops[self.ops[v][0]], self.problem.candidates[v][by])}"
 
     def _peak(self, v: int, q: int) -> tuple[int, str]:
         """Bytes of the fullest step with candidate `q` in the place of the chosen one, and the step."""

@@ -81,6 +81,14 @@ def test_every_candidate_costs_what_the_problem_says(placed: Placed, name: str, 
             choice = list(placement.choice)
             choice[v] = q
             assert c.peak_bytes == problem.evaluate(choice).peak_bytes
+            if c.eliminated == "never fits":
+                assert c.verdict == "too large"
+            elif c.eliminated:
+                by = c.eliminated.removeprefix("needless beside ")
+                assert any(
+                    k.plan == by and k.difference <= c.difference and k.peak_bytes <= max(c.peak_bytes, placement.cap)
+                    for k in e.candidates
+                ), "what is never worse is not worse here either"
             fits = c.peak_bytes <= placement.cap
             assert fits or c.verdict == "too large"
             if c.verdict == "slower":
@@ -127,6 +135,7 @@ def test_memory_decides_where_it_is_short(placed: Placed) -> None:
     assert tight.peak_bytes <= tight.cap == free.peak_bytes - 16
     reasons = [c for e in explain(tight, range(len(graph.ops))) for c in e.candidates if c.verdict == "too large"]
     assert reasons
+    assert any(c.eliminated for e in explain(free, range(len(graph.ops))) for c in e.candidates)
     steps = {op.name for op in graph.ops} | {"any"}
     assert all(c.peak_step in steps and f"step {c.peak_step}" in c.reason for c in reasons)
 

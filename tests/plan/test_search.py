@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ortools.sat.python import cp_model
 
 from ipucc.passes.plan.cpsat import leanest, solve
 from ipucc.passes.plan.dominance import eliminate_dominated, settled
@@ -213,3 +215,25 @@ def test_processes_find_the_same_choice() -> None:
     }  # fmt: skip
     assert len(said) == 1
     assert said.pop().split()[0] in ("optimal", "feasible")
+
+
+def test_a_search_that_nobody_waits_for_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KeyboardInterrupt comes through at once; the search goes on until it is stopped, here until the test fails."""
+    stopped = threading.Event()
+
+    class Endless(cp_model.CpSolver):
+        def solve(self, *_: object) -> cp_model.CpSolverStatus:
+            assert stopped.wait(60)
+            return cp_model.UNKNOWN
+
+        def stop_search(self) -> None:
+            stopped.set()
+
+    def ctrl_c() -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cp_model, "CpSolver", Endless)
+    numbers = random_numbers(0)
+    with pytest.raises(KeyboardInterrupt):
+        solve(numbers, caps(numbers)[0], None, 1.0, stop=ctrl_c)
+    assert stopped.is_set()

@@ -23,19 +23,16 @@ def amp_types(dtype: str, partials: str) -> tuple[AmpType, AmpType]:
 def _rows_1x1(rows: Counts, zero: int, dtype: AmpType, common: bool, units: int) -> Counts:
     """Cycles of one worker for `rows` output positions; `zero` is 1 in the pass that clears the output."""
     if common and dtype == "fp16":
-        full = 38 - zero + 4 * (rows - 3)
-        return np.select([rows == 0, rows == 1, rows == 2], [22 - zero, 33 - zero, 42 - zero], full)
+        return _by_length(rows, (22 - zero, 33 - zero, 42 - zero), 38 - zero + 4 * (rows - 3))
+    wipe = (2 if dtype == "fp16" else 8 if units >= 16 else 4) * rows * zero
     if dtype == "fp16":
-        wipe = 2 * rows * zero
-        full = 41 + 2 * zero + wipe + 4 * (rows - 3)
-        return np.select(
-            [rows == 0, rows == 1, rows == 2], [24 + 0 * rows, 39 + 2 * zero + wipe, 40 + 2 * zero + wipe], full
-        )
-    wipe = (8 if units >= 16 else 4) * rows * zero
-    full = 46 + 2 * zero + wipe + 8 * (rows - 3)
-    return np.select(
-        [rows == 0, rows == 1, rows == 2], [24 + 0 * rows, 47 + 2 * zero + wipe, 46 + 2 * zero + wipe], full
-    )
+        return _by_length(rows, (24, 39 + 2 * zero, 40 + 2 * zero), 41 + 2 * zero + 4 * (rows - 3)) + wipe
+    return _by_length(rows, (24, 47 + 2 * zero, 46 + 2 * zero), 46 + 2 * zero + 8 * (rows - 3)) + wipe
+
+
+def _by_length(rows: Counts, few: tuple[int, int, int], more: Counts) -> Counts:
+    """`few` for 0, 1 and 2 rows, `more` from 3 on."""
+    return np.where(rows < 3, np.asarray(few, np.int64)[np.minimum(rows, 2)], more)
 
 
 def amp_1x1(groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, partials: str, target: Target) -> Counts:
@@ -92,7 +89,7 @@ def amp_nx1(
         few, per_line = (17, 29, 33 + extra), 34 + 4 * (length - 3)
     else:
         few, per_line = (17, 33, 44), 45 + 8 * (length - 3)
-    one = np.select([length == 0, length == 1, length == 2], [np.full_like(length, x) for x in few], per_line)
+    one = _by_length(length, few, per_line)
     worker = 17 + (1 if acc == "fp16" else 0) + items * (3 + one - 9)
     gi = -(-k // (target.amp_input_channels(kind) // height))
     go = -(-n // units)

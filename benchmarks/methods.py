@@ -2,7 +2,8 @@
 
     python benchmarks/methods.py [--target gc200] [--precision fp16] [--json OUT]
 
-Weights and input are zeros that the host writes; cycles are those of the program, which a run counts again.
+Cycles are those of the program, which a run counts again: the op, and the fetching of its input from the one copy that
+the host writes.
 """
 
 import json

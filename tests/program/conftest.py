@@ -37,7 +37,7 @@ SOURCES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
 
 @pytest.fixture(scope="session")
 def compiled(model_of: ModelOf, machine_file: MachineFile) -> Callable[[str], Program]:
-    """Programs by name: those of SOURCES, `half` (the perceptron in fp16), `call` (with a function)."""
+    """Programs by name: those of SOURCES, `half` (the convolution in fp16), `call` (with a function)."""
     machine = str(machine_file(tiles=16))
     made: dict[str, Program] = {}
 
@@ -46,7 +46,7 @@ def compiled(model_of: ModelOf, machine_file: MachineFile) -> Callable[[str], Pr
             if name == "call":
                 made[name] = with_function(copy.deepcopy(get("mlp")))
             else:
-                text, weights = SOURCES["mlp" if name == "half" else name]
+                text, weights = SOURCES["conv" if name == "half" else name]
                 precision = "fp16" if name == "half" else "model"
                 options = CompileOptions(target=machine, precision=precision, solver="greedy")
                 made[name] = compile_model(model_of(text, weights), options).program

@@ -231,6 +231,11 @@ def no_scratch(p: Program) -> None:
 def unwritten_in_a_loop(p: Program) -> None:
     at, loop = next((i, s) for i, s in enumerate(p.steps) if isinstance(s, Repeat))
     p.steps[at] = replace(loop, body=tuple(s for s in loop.body if not isinstance(s, Exchange)), names=())
+    # What is read before it is written lives through all of the loop: it gets an address that nobody else has.
+    end = p.target.tile_bytes
+    for b in sorted({m.dst for s in loop.body if isinstance(s, Exchange) for m in s.moves}):
+        end -= -(-p.buffers[b].nbytes // 16) * 16
+        p.buffers[b].offset = end
 
 
 def unwritten_member_of_a_stack(p: Program) -> None:

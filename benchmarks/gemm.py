@@ -4,13 +4,11 @@
     python benchmarks/gemm.py --shape 512x1024x4096 --target bow      a shape M x K x N, may be repeated
     python benchmarks/gemm.py --dense-curve                           beside the vendor's library on a Bow
 
-A shape M x K x N is an activation M x K against a constant weight K x N, compiled from ONNX; cycles are those that the
-compiler predicts, and a run for timing counts the same. The host writes the activation where the plan wants it, as for
-every input of a model. `chip` is the same product behind a Relu, so that the activation comes from the chip: cycles of
-the whole program, the Relu's included. `bound` and `chip bound` are what no plan of any kind goes below
-(gemm_bounds.py), `peak` is the share of the matrix unit's peak. `t10` is the fastest compute-shift plan
-(t10_plans.py), operands in place as for `cycles`, and `ratio` its cycles over ours; `T10's own` are the cycles of its
-released search under its own cost model, where they were measured.
+A shape M x K x N is an activation M x K, an input, against a constant weight K x N, compiled from ONNX; cycles are
+those that the compiler predicts, and a run for timing counts the same. The activation rests in one copy and is fetched;
+the weight lies wherever it is used. `bound` is what no plan of any kind goes below (gemm_bounds.py), `peak` the share
+of the matrix unit's peak. `t10` is the fastest compute-shift plan (t10_plans.py) under the same rules, `ratio` its
+cycles over ours; `T10's own` are the cycles of its released search under its own cost model, where they were measured.
 
 Exit code 1: T10's kind of plan is faster, cycles are below a bound, or a shape does not compile.
 """
@@ -26,7 +24,7 @@ from typing import Literal
 import click
 import numpy as np
 import onnx
-from gemm_bounds import Bound, gemm_bound
+from gemm_bounds import gemm_bound
 from onnx import TensorProto, helper, numpy_helper
 from t10_plans import fastest_plan
 
@@ -58,7 +56,6 @@ class Row:
     exchange_bound: int
     memory_bound: int
     bound_cycles: int
-    chip_bound_cycles: int
     status: str = ""
     gap: float | None = None
     cycles: int | None = None
@@ -70,9 +67,6 @@ class Row:
     max_tile_bytes: int | None = None
     peak_share: float | None = None
     tflops: float | None = None
-    chip_cycles: int | None = None
-    chip_tflops: float | None = None
-    chip_plan: str = ""
     t10_cycles: int | None = None
     t10_plan: str = ""
     t10_ratio: float | None = None
@@ -82,33 +76,30 @@ class Row:
     @property
     def fault(self) -> str:
         """What must not be: a refusal, a faster plan of T10's kind, cycles below a bound."""
-        if self.cycles is None or self.chip_cycles is None:
+        if self.cycles is None:
             return self.status
         if self.t10_cycles is not None and self.t10_cycles < self.cycles:
             return "slower"
-        below = self.cycles < self.bound_cycles or self.chip_cycles < self.chip_bound_cycles
-        return "below bound" if below else ""
+        return "below bound" if self.cycles < self.bound_cycles else ""
 
 
-def product(shape: Shape, dtype: Dtype, on_chip: bool) -> onnx.ModelProto:
-    """`x` [M, K] times a constant [K, N] -> `y`; a Relu in front with `on_chip`."""
+def product(shape: Shape, dtype: Dtype) -> onnx.ModelProto:
+    """`x` [M, K] times a constant [K, N] -> `y`."""
     m, k, n = shape
     weight = np.random.default_rng(0).standard_normal((k, n), np.float32) / np.float32(np.sqrt(k))
-    nodes = [helper.make_node("MatMul", ["a" if on_chip else "x", "weight"], ["y"], name="product")]
-    if on_chip:
-        nodes.insert(0, helper.make_node("Relu", ["x"], ["a"], name="activation"))
     kind = TensorProto.FLOAT16 if dtype == "fp16" else TensorProto.FLOAT
     graph = helper.make_graph(
-        nodes, "gemm", [helper.make_tensor_value_info("x", kind, [m, k])],
+        [helper.make_node("MatMul", ["x", "weight"], ["y"], name="product")], "gemm",
+        [helper.make_tensor_value_info("x", kind, [m, k])],
         [helper.make_tensor_value_info("y", kind, [m, n])],
         [numpy_helper.from_array(weight.astype(np.float16 if dtype == "fp16" else np.float32), "weight")],
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def compiled(shape: Shape, dtype: Dtype, target: str, on_chip: bool) -> Compiled:
+def compiled(shape: Shape, dtype: Dtype, target: str) -> Compiled:
     """The program, its predicted cycles held against those of a run."""
-    found = compile_model(product(shape, dtype, on_chip), CompileOptions(target=target))
+    found = compile_model(product(shape, dtype), CompileOptions(target=target))
     counted = ipucc.Executable(found.program).run(timing_only=True).cycles
     if counted.total != found.cycles["total"]:
         raise AssertionError(f"{shape}: predicted {found.cycles['total']} cycles, counted {counted.total}")
@@ -122,12 +113,11 @@ def plan_of(found: Compiled) -> str:
 
 def measure(shape: Shape, origin: str, dtype: Dtype, target: Target, name: str) -> Row:
     """The row of one shape."""
-    host: Bound = gemm_bound(*shape, dtype, target, activation="host")
-    chip: Bound = gemm_bound(*shape, dtype, target, activation="chip")
+    bound = gemm_bound(*shape, dtype, target)
     text = "x".join(map(str, shape))
     row = Row(
-        text, origin, target.name, dtype, host.amp_cycles, host.compute_cycles, host.exchange_cycles, host.memory_bytes,
-        host.cycles, chip.cycles,
+        text, origin, target.name, dtype, bound.amp_cycles, bound.compute_cycles, bound.exchange_cycles,
+        bound.memory_bytes, bound.cycles,
         t10_published=next((t["cycles"] for t in DATA["t10"] if t["shape"] == text and target.name == "gc200"), None),
     )  # fmt: skip
     flops = 2.0 * shape[0] * shape[1] * shape[2]
@@ -136,18 +126,15 @@ def measure(shape: Shape, origin: str, dtype: Dtype, target: Target, name: str) 
         return flops / target.cycles_to_seconds(cycles) / 1e12
 
     try:
-        found = compiled(shape, dtype, name, on_chip=False)
+        found = compiled(shape, dtype, name)
         cycles = found.cycles
         row.status, row.gap = found.placement.status, found.placement.gap
         row.cycles, row.compute, row.exchange, row.sync = (
             cycles[part] for part in ("total", "compute", "exchange", "sync")
         )
         row.estimated, row.plan, row.tflops = cycles["estimated"], plan_of(found), tera(cycles["total"])
-        row.peak_share = host.amp_cycles / row.cycles
+        row.peak_share = bound.amp_cycles / row.cycles
         row.max_tile_bytes = int(ipucc.Executable(found.program).profile().tile_bytes.max())
-        found = compiled(shape, dtype, name, on_chip=True)
-        row.chip_cycles, row.chip_plan = found.cycles["total"], plan_of(found)
-        row.chip_tflops = tera(row.chip_cycles)
     except CompileError as refusal:
         row.status = " ".join(dict.fromkeys(d.id for d in refusal.diagnostics))
         click.echo(str(refusal), err=True)
@@ -165,20 +152,19 @@ def shown(rows: list[Row]) -> str:
 
     curve = any(row.measured_tflops is not None for row in rows)
     columns = (
-        "shape", "cycles", "compute", "exchange", "sync", "bound", "peak", "chip", "chip bound", "t10", "ratio",
-        *(("TFLOP/s", "chip TFLOP/s", "measured") if curve else ("T10's own",)), "plan", "",
+        "shape", "cycles", "compute", "exchange", "sync", "bound", "peak", "t10", "ratio",
+        *(("TFLOP/s", "measured") if curve else ("T10's own",)), "plan", "",
     )  # fmt: skip
     cells = []
     for row in rows:
         last = (
-            tuple("" if v is None else f"{v:.1f}" for v in (row.tflops, row.chip_tflops, row.measured_tflops))
+            tuple("" if v is None else f"{v:.1f}" for v in (row.tflops, row.measured_tflops))
             if curve
             else (count(row.t10_published),)
         )
         cells.append((
             row.shape, count(row.cycles), count(row.compute), count(row.exchange), count(row.sync),
-            count(row.bound_cycles), "" if row.peak_share is None else f"{row.peak_share:.1%}", count(row.chip_cycles),
-            count(row.chip_bound_cycles), count(row.t10_cycles),
+            count(row.bound_cycles), "" if row.peak_share is None else f"{row.peak_share:.1%}", count(row.t10_cycles),
             "" if row.t10_ratio is None else f"{row.t10_ratio:.3f}", *last, row.plan, row.fault,
         ))  # fmt: skip
     return table("", columns, cells)

@@ -14,12 +14,10 @@ out the loading and the ragged edges: MKN / (tiles x multiply-accumulates per cy
 **Exchange.** Let a tile that does v multiply-accumulates touch a elements of A, b of B, and c of C (its sums, complete
 or not). Then a b c >= v^2 (Loomis and Whitney), a >= v / N, b >= v / M, c >= v / K. What it touches and does not hold
 from the start it receives; it holds at most R bytes, its usable memory. Of an element of C to which p tiles contribute,
-at least p - 1 sums are received by somebody. So all tiles together receive at least sum h(v_t) - F bytes, where
+at least p - 1 sums are received by somebody. The activation A rests in one copy, weights lie wherever the plan wants,
+as often as memory allows. So all tiles together receive at least sum h(v_t) - F bytes, with s bytes per element and
 
-- inputs written by the host lie wherever the plan wants, as often as memory allows:
-  h(v) = min s max(0, a + b - R/s) + s c, F = s MN, s bytes per element;
-- an activation that was computed on the chip rests in one copy, weights as before:
-  h(v) = min s a + s max(0, b - R/s) + s c, F = s (MK + MN).
+    h(v) = min s a + s max(0, b - R/s) + s c,  F = s (MK + MN)
 
 The v_t sum to MKN and none exceeds the largest, v. So sum h(v_t) >= tiles x H(MKN / tiles) with H the lower convex hull
 of h on [0, v]. A tile receives at most `pair_bytes_per_cycle`. Nothing overlaps in a program of supersteps, and moving
@@ -36,7 +34,6 @@ bounds.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,10 +65,8 @@ class Bound:
     fits: bool
 
 
-def gemm_bound(
-    m: int, k: int, n: int, dtype: AmpType, target: Target, *, activation: Literal["host", "chip"] = "host"
-) -> Bound:
-    """The bounds of the module's text. `activation` says where A comes from. Partial sums are of the type of A."""
+def gemm_bound(m: int, k: int, n: int, dtype: AmpType, target: Target) -> Bound:
+    """The bounds of the module's text. Partial sums are of the type of A."""
     s, macs, tiles = ITEM_BYTES[dtype], float(m) * k * n, target.tiles
     kappa = least_cycles_per_mac(m, k, n, dtype, target)
     share, room = macs / tiles, target.usable_bytes / s
@@ -79,8 +74,8 @@ def gemm_bound(
     # thousand times as long to compute.
     most = share * np.geomspace(1, min(tiles, 1000), GRID)
     v = np.concatenate([share * np.geomspace(1e-3, 1, GRID)[:-1], most])
-    touched = s * _touched(v, (m, k, n), room, activation)
-    free = s * (m * n + (m * k if activation == "chip" else 0))
+    touched = s * _touched(v, (m, k, n), room)
+    free = s * (m * k + m * n)
     hull = _hull(v, touched, share)
     received = np.maximum(0.0, tiles * hull - free) / (tiles * target.pair_bytes_per_cycle)
     # For a largest share between the point before and this one: computing is taken at the former, and what is
@@ -107,7 +102,7 @@ def least_cycles_per_mac(m: int, k: int, n: int, dtype: AmpType, target: Target)
     return min(*stationary, 1 / VECTOR_MACS)
 
 
-def _touched(v: Floats, sizes: tuple[int, int, int], room: float, activation: str) -> Floats:
+def _touched(v: Floats, sizes: tuple[int, int, int], room: float) -> Floats:
     """h of every v, in elements: the least a tile receives, counting all of its sums."""
     m, k, n = sizes
     share = np.linspace(0, 1, GRID)
@@ -115,17 +110,10 @@ def _touched(v: Floats, sizes: tuple[int, int, int], room: float, activation: st
     c = low * np.maximum(1.0, m * n / low) ** share  # from v / K to all of C
     product = v[:, None] ** 2 / c[:, 1:]  # a b, with the upper end of every interval of c
     least_a, least_b = v[:, None] / n, v[:, None] / m
-    if activation == "host":
-        a = np.maximum(np.sqrt(product), least_a)
-        b = np.maximum(product / a, least_b)
-        a = np.maximum(product / b, least_a)
-        inputs = np.maximum(0.0, a + b - room)
-    else:
-        # Beyond what is held, elements of A and B cost alike: equal numbers are best.
-        b = np.minimum(np.maximum(room, np.sqrt(product)), float(k) * n)
-        b = np.maximum(np.minimum(b, product / least_a), least_b)
-        a = np.maximum(product / b, least_a)
-        inputs = a + np.maximum(0.0, b - room)
+    # Beyond what is held, elements of A and B cost alike: equal numbers are best.
+    b = np.minimum(np.maximum(room, np.sqrt(product)), float(k) * n)
+    b = np.maximum(np.minimum(b, product / least_a), least_b)
+    inputs = np.maximum(product / b, least_a) + np.maximum(0.0, b - room)
     return np.asarray((inputs + c[:, :-1]).min(axis=1))
 
 

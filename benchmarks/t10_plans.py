@@ -10,11 +10,14 @@ parts rotate while it computes. Restated here from the paper's terms, searched a
   what rotates along it moves by the smaller of the pieces (the rotating pace);
 - all orders of the loops. A ring turns back at its end, so that an outer step costs no extra shift.
 
-Priced in favour of such plans: the kernel accumulates over steps for free; either operand may be the one that streams;
-a tensor whose pieces have an even number of holders moves at the rate of tile pairs (one tensor at a time: a pair
-shares one of them); shifts have no control of fragments. Every change of a step is one exchange phase. Partial sums
-that rings do not join are collected and reduced as ipucc does it. Operands rest where the plan begins. Pieces are whole
-grains, as all of ipucc's: 16 bytes of a row, and along k what one pass of the matrix unit reduces.
+Weights rest where the plan begins; the activation A rests in one copy, and what several tiles hold of it when the plan
+begins is fetched first. Fetching, and collecting and reducing the partial sums that rings do not join, cost what they
+cost in ipucc: a phase, the bytes that arrive, a copy of what is on the tile already. Pieces are whole grains, as all of
+ipucc's: 16 bytes of a row, and along k what one pass of the matrix unit reduces. Kernels are ipucc's, by any method.
+
+Priced in favour of such plans: the kernel accumulates over steps for free, and transposes sums once; a tensor whose
+pieces have an even number of holders moves at the rate of tile pairs (one tensor at a time: a pair shares one of
+them); shifts have no control of fragments. Every change of a step is one exchange phase.
 """
 
 from collections.abc import Iterator
@@ -25,7 +28,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from ipucc.codelets.matmul import MatMul
+from ipucc.codelets.matmul import METHODS, MatMul
 from ipucc.codelets.reduce import Reduce
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
@@ -134,32 +137,36 @@ def priced(
     held = {t: piece(x, f[t + x]) * piece(y, f[t + y]) * item for t, (x, y, _) in TENSORS.items()}
     turns = {t: f[t + x] * f[t + y] > 1 for t, (x, y, _) in TENSORS.items()}
     left = parts["k"] // (f["Cm"] * f["Cn"])  # partial sums of a piece that no ring has joined
+    holders = parts["n"] // (f["Am"] * f["Ak"])  # tiles that begin with the same piece of A
     memory = sum(np.where(turns[t], 2, 1) * held[t] for t in TENSORS) + np.where(left > 1, held["C"], 0)
+    memory = memory + np.where(holders > 1, -(-held["A"] // holders), 0)
     fits = memory <= limit
     if not fits.any():
         return None
     parts, f, cell, held = ({key: value[fits] for key, value in group.items()} for group in (parts, f, cell, held))
-    left, memory = left[fits], memory[fits]
+    left, holders, memory = left[fits], holders[fits], memory[fits]
     steps = {
         "m": np.maximum(f["Am"], f["Cm"]), "k": np.maximum(f["Ak"], f["Bk"]), "n": np.maximum(f["Bn"], f["Cn"]),
     }  # fmt: skip
     pace = {loop: piece(loop, steps[loop]) for loop in LOOPS}
     pieces = {t: (piece(x, f[t + x]), piece(y, f[t + y])) for t, (x, y, _) in TENSORS.items()}
     rounds = steps["m"] * steps["k"] * steps["n"]
-    kernel = MatMul((), element, element)
-    swapped = {"m": pace["n"], "k": pace["k"], "n": pace["m"]}
-    compute = rounds * np.minimum(kernel.cycles(pace, target), kernel.cycles(swapped, target))
+    compute = _kernels(pace, rounds, rounds // steps["k"], element, target)
     outputs = -(-(held["C"] // item) // left)
     one = np.ones_like(left)
     reduce = Reduce("sum", ("k",), ("m", "n"), element).cycles({"k": left, "m": outputs, "n": one}, target)
     compute = compute + np.where(left > 1, reduce, 0)
     collected = np.where(left > 1, held["C"] * (left - 1) / left, 0.0) / target.exchange_bytes_per_cycle
-    phases = rounds - 1 + (left > 1)
+    rate = np.where(holders % 2 == 0, target.pair_bytes_per_cycle, target.exchange_bytes_per_cycle)
+    fetched = held["A"] * (holders - 1) / holders / rate
+    kept = np.where(holders > 1, held["A"] / holders, 0) + np.where(left > 1, held["C"] / left, 0)
+    compute = compute + np.ceil(kept / target.copy_bytes_per_cycle).astype(np.int64)
+    phases = rounds - 1 + (left > 1) + (holders > 1)
     best, bits = None, None
     for order in permutations(LOOPS):
         bits = _shifted(order, steps, pace, pieces, parts, f, item, target)
         best = bits if best is None else np.minimum(best, bits)
-    exchange = ((best + collected) * target.exchange_factor).astype(np.int64)
+    exchange = ((best + collected + fetched) * target.exchange_factor).astype(np.int64)
     sync = phases * target.phase_cycles
     total = compute + exchange + sync
     i = int(np.lexsort((memory, total))[0])
@@ -167,6 +174,21 @@ def priced(
         int(total[i]), int(compute[i]), int(exchange[i]), int(sync[i]), int(memory[i]),
         _text({x: int(parts[x][i]) for x in LOOPS}, {x: int(v[i]) for x, v in f.items()}, int(rounds[i])),
     )  # fmt: skip
+
+
+def _kernels(pace: dict[str, Ints], rounds: Ints, finished: Ints, element: str, target: Target) -> Ints:
+    """Cycles of the best method for all rounds of a plan; sums of `finished` of them are complete."""
+
+    def cycles(method: str, m: Ints, n: Ints) -> Ints:
+        return MatMul((), element, element, method=method).cycles({"m": m, "k": pace["k"], "n": n}, target)
+
+    streamed = cycles("amp", pace["n"], pace["m"])
+    transposed = cycles("swapped", pace["m"], pace["n"]) - streamed
+    found = rounds * streamed + finished * transposed
+    for method in METHODS:
+        if method != "swapped":
+            found = np.minimum(found, rounds * cycles(method, pace["m"], pace["n"]))
+    return found
 
 
 def _shifted(

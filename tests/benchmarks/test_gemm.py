@@ -38,7 +38,6 @@ def test_rows_have_cycles_that_add_up_and_lie_above_their_bounds(tmp_path):
         assert row.keys() >= FIELDS
         assert row["cycles"] == row["compute"] + row["exchange"] + row["sync"]
         assert 0 < row["amp_bound"] <= row["compute_bound"] <= row["bound_cycles"] <= row["cycles"]
-        assert row["chip_bound_cycles"] <= row["chip_cycles"]
         assert row["peak_share"] == pytest.approx(row["amp_bound"] / row["cycles"])
         assert row["t10_cycles"] > row["compute_bound"]
         assert f"{row['cycles']:,}" in done.stdout
@@ -81,23 +80,13 @@ def test_bounds_are_below_every_cut_into_equal_boxes(gc200):
         macs = m * k * n / (pm * pk * pn)
         compute = macs / gc200.amp_macs_per_cycle("fp16", "fp16")
         sums = 2 * c * (pk - 1) / pk
-        for activation, inputs in (
-            ("host", max(0.0, 2 * (a + b) - room)),
-            ("chip", 2 * a * (pn - 1) / pn + max(0.0, 2 * b - room)),
-        ):
-            received = (inputs + sums) / gc200.pair_bytes_per_cycle
-            cycles = compute + received + (gc200.phase_cycles if received else 0)
-            bound = gemm_bound(m, k, n, "fp16", gc200, activation=activation)
-            # A matrix unit whose blocks are full and loaded for nothing is what `amp_cycles` assumes.
-            assert bound.cycles - bound.compute_cycles + bound.amp_cycles <= cycles + 1, (
-                m,
-                k,
-                n,
-                pm,
-                pk,
-                pn,
-                activation,
-            )
+        inputs = 2 * a * (pn - 1) / pn + max(0.0, 2 * b - room)
+        received = (inputs + sums) / gc200.pair_bytes_per_cycle
+        cycles = compute + received + (gc200.phase_cycles if received else 0)
+        bound = gemm_bound(m, k, n, "fp16", gc200)
+        # A matrix unit whose blocks are full and loaded for nothing is what `amp_cycles` assumes.
+        least = bound.cycles - bound.compute_cycles + bound.amp_cycles
+        assert least <= cycles + 1, (m, k, n, pm, pk, pn)
 
 
 def test_bounds_know_the_matrix_unit_and_the_memory(gc200):
@@ -106,7 +95,8 @@ def test_bounds_know_the_matrix_unit_and_the_memory(gc200):
     assert square.cycles >= square.compute_cycles >= square.amp_cycles
     assert square.fits
     assert square.memory_bytes == -(-3 * 2 * 4096**2 // 1472)
-    assert gemm_bound(4096, 4096, 4096, "fp16", gc200, activation="chip").cycles >= square.cycles
+    # 4096 columns do not fit beside one another: activations or sums have to move.
+    assert square.cycles > square.compute_cycles + gc200.phase_cycles
     # One row: every weight is loaded for it, 16 bytes a cycle, or meets it in the vector unit.
     assert gemm_bound(1, 4096, 4096, "fp16", gc200).compute_cycles >= 4096**2 * 2 / 16 / 1472 / 2
     assert not gemm_bound(30_000, 30_000, 30_000, "fp16", gc200).fits

@@ -71,7 +71,7 @@ def measure(name: str, options: CompileOptions) -> Row:
         graph = schedule_model(optimise_model(model_of(name), options).model, target, options)
         if not every:
             graph.ops[:] = [replace(op, forms=()) for op in graph.ops]
-        fitted = fit(graph, target, options.keep, options.solver, options.effort, lambda part, seconds=0.0: None)
+        fitted = fit([graph], target, options.keep, options.solver, options.effort, lambda part, seconds=0.0: None)
         cycles = sum(t.total for t in program_times(fitted.program))
         found.append((graph.ops[-1].in_form(fitted.placement.chosen[-1].form).form, cycles))
     return Row(name, found[0][0], found[0][1], found[1][1])

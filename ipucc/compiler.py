@@ -1,7 +1,7 @@
 """The driver: from an ONNX model to a program, in the order front end, graph passes, plan, place, lower, allocate."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -10,8 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from ipucc.diagnostics import CompileError, Diagnostic, JsonValue, error
-from ipucc.dtypes import itemsize
 from ipucc.frontend import load_model, unsupported_nodes
+from ipucc.limits import weights_fit
 from ipucc.manifest import (
     amp_type,
     count_flops,
@@ -25,6 +25,7 @@ from ipucc.ops.build import build_tile_graph
 from ipucc.ops.builder import BuildOptions, origin
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.printing import print_placement, print_schedule
+from ipucc.ops.siblings import combined_kinds
 from ipucc.ops.support import supported
 from ipucc.pass_manager import (
     DEFAULT_PIPELINE,
@@ -211,7 +212,7 @@ def optimise_model(
     model = _import(source, options)
     clock.end()
     if target is not None:
-        _weights_fit(model, target, options)
+        weights_fit(model, target, options)
 
     def heard(event: PassEvent) -> None:
         if event.timing is not None:
@@ -319,15 +320,16 @@ def schedule_model(model: ir.Model, target: Target, options: CompileOptions) -> 
     return schedule(lower_ops(model, target, options))
 
 
-def lower_ops(model: ir.Model, target: Target, options: CompileOptions) -> TileGraph:
-    """The tile graph of a model behind the graph passes, in the order of its nodes.
+def lower_ops(model: ir.Model, target: Target, options: CompileOptions, joined: Collection[str] = ()) -> TileGraph:
+    """The tile graph of a model behind the graph passes, in the order of its nodes; products of the kinds `joined` as
+    one product.
 
     Raises CompileError with every node that cannot be lowered.
     """
     problems = unsupported_nodes(model, supported)
     build = _build_options(target, options)
     try:
-        graph = build_tile_graph(model, build)
+        graph = build_tile_graph(model, build, joined)
     except CompileError as failure:
         problems += [found for found in failure.diagnostics if found.id != "IPU0201"]
         raise CompileError(problems or failure.diagnostics) from failure
@@ -356,13 +358,15 @@ def compile_graph(
     clock = _Clock({} if seconds is None else seconds, on_start, on_pass)
     clock.begin("schedule")
     graph = schedule_model(model, target, options)
+    others = [schedule(lower_ops(model, target, options, kinds)) for kinds in combined_kinds(model.graph)]
     named = {name for node in model.graph for name in (node.name or "", *origin(node))}
     select_ops(graph, explain, named)  # A name that matches nothing is told before the long work.
     found = refit(
-        graph, target, options.keep, options.solver, options.effort, clock.begin, recomputing=options.recompute,
-        progress=progress, stop=stop,
+        [graph, *others], target, options.keep, options.solver, options.effort, clock.begin,
+        recomputing=options.recompute, progress=progress, stop=stop,
     )  # fmt: skip
-    graph, fitted = found.graph, found.fitted
+    fitted = found.fitted
+    graph = fitted.graph
     program = fitted.program
     clock.begin("verify")
     try:
@@ -401,34 +405,3 @@ def _manifest(compiled: Compiled, options: CompileOptions) -> dict[str, JsonValu
         "sparse_flops": sparse,
         "amp": amp_type(compiled.graph),
     }
-
-
-def _weights_fit(model: ir.Model, target: Target, options: CompileOptions) -> None:
-    """Refuses at once a model whose weights alone exceed the chip."""
-    sparse = (options.density if options.density is not None else 0.1) if options.block or options.density else 1.0
-    total = 0
-    for value in model.graph.initializers.values():
-        if value.shape is None or value.dtype is None or not value.uses():
-            continue
-        name = {"FLOAT": "float32", "DOUBLE": "float64"}.get(value.dtype.name, value.dtype.name.lower())
-        try:
-            size = 2 if options.precision == "fp16" and name == "float32" else itemsize(name)
-        except KeyError:
-            continue
-        count = 1
-        for d in value.shape:
-            count *= int(d) if isinstance(d, int) else 1
-        total += int(count * size * (sparse if len(value.shape) == 2 else 1))
-    limit = target.tiles * target.usable_bytes
-    if total > limit and options.passes is None:
-        helps = []
-        if options.precision != "fp16":
-            helps.append(f"--precision fp16: weights of {total // 2:,} bytes")
-        helps.append("--block 16 --density 0.25: a quarter of the weights of linear layers")
-        helps.append("a target with more memory (--target)")
-        raise error(
-            "IPU0401",
-            f"the weights take {total:,} bytes, the {target.tiles} tiles of {target.name} have {limit:,}",
-            help=helps,
-            data={"needed": total, "limit": limit},
-        )

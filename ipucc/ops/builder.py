@@ -134,11 +134,13 @@ class Builder:
         tensor = self._tensor(value.name, shape, dtype, "weight", grain, key=value.name)
         return Ref((Source(tensor, View.identity(shape)),), shape, dtype)
 
-    def literal(self, name: str, value: Array, dtype: str) -> Ref:
-        """A constant that the lowering itself makes, written by the host like a weight."""
+    def literal(self, name: str, value: Array | None, dtype: str, shape: tuple[int, ...] | None = None) -> Ref:
+        """A constant that the lowering itself makes, written by the host like a weight; one of which only the shape is
+        known has no value."""
+        dims = value.shape if value is not None else shape or ()
         self.graph.weights[name] = value
-        tensor = self._tensor(name, value.shape, dtype, "weight", max(0, value.ndim - 1), key=name)
-        return Ref((Source(tensor, View.identity(value.shape)),), value.shape, dtype)
+        tensor = self._tensor(name, dims, dtype, "weight", max(0, len(dims) - 1), key=name)
+        return Ref((Source(tensor, View.identity(dims)),), dims, dtype)
 
     def add_input(self, value: ir.Value, declared: str) -> None:
         """A graph input; `declared` is the type that callers give it in."""
@@ -318,9 +320,13 @@ class Builder:
                     grains[along.axis] = max(grains[along.axis], self.grain(o.dtype))
         return tuple(replace(a, grain=grains[a.name]) for a in axes)
 
+    def begin(self, node: ir.Node) -> None:
+        """From here on, ops and errors are those of this node."""
+        self._node = node
+
     def lower(self, node: ir.Node) -> None:
         """Lower one node. IPU0201 for an op type without a lowering."""
-        self._node = node
+        self.begin(node)
         function = _TABLE.get((node.domain, node.op_type))
         if function is None:
             raise self.fail("IPU0201", f"{node.op_type} is not supported")

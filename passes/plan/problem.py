@@ -30,6 +30,7 @@ from ipucc.tiles.view import View
 __all__ = [
     "Candidate",
     "Edge",
+    "Known",
     "Problem",
     "Row",
     "Score",
@@ -181,18 +182,30 @@ def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, target:
     return Layout(shape, cuts, tiles, itemsize, grain_dim)
 
 
+class Known:
+    """What is known of ops and edges by their signatures: it serves several graphs of one model and one machine."""
+
+    def __init__(self, target: Target) -> None:
+        self.overlaps = Overlaps(target)
+        self.candidates: dict[str, list[Candidate]] = {}
+        self.combinations: dict[str, int] = {}
+        self.tables: dict[tuple[str, ...], Table] = {}
+
+
 def build_problem(
     graph: TileGraph,
     target: Target,
     budget: int,
     keep: int,
     outlined: Callable[[Problem], None] | None = None,
+    known: Known | None = None,
 ) -> Problem:
     """Candidates of every op (equal ops share theirs) and the cost tables of every edge (equal edges likewise).
 
-    `outlined` gets the problem before its edges are priced, and may refuse it.
+    `outlined` gets the problem before its edges are priced, and may refuse it. `known` is filled and used again; it
+    must come from the same target, budget and number of plans to keep.
     """
-    maker = _Maker(graph, target, budget, keep)
+    maker = _Maker(graph, target, budget, keep, Known(target) if known is None else known)
     outline = maker.outline()
     if outlined is not None:
         outlined(outline)
@@ -201,7 +214,7 @@ def build_problem(
 
 def outline_problem(graph: TileGraph, target: Target, budget: int, keep: int) -> Problem:
     """The problem without its edges: enough to say what memory it needs."""
-    return _Maker(graph, target, budget, keep).outline()
+    return _Maker(graph, target, budget, keep, Known(target)).outline()
 
 
 @dataclass(eq=False)
@@ -210,18 +223,14 @@ class _Maker:
     target: Target
     budget: int
     keep: int
-    overlaps: Overlaps = field(init=False)
+    known: Known
     producer: dict[int, int] = field(default_factory=dict)
     home: dict[int, tuple[int, int]] = field(default_factory=dict)
     signatures: list[str] = field(default_factory=list)
-    shared: dict[str, list[Candidate]] = field(default_factory=dict)
-    combinations: dict[str, int] = field(default_factory=dict)
-    tables: dict[tuple[str, ...], Table] = field(default_factory=dict)
     fixed: dict[int, Layout] = field(default_factory=dict)
     reads: dict[int, int] = field(default_factory=dict)
 
     def outline(self) -> Problem:
-        self.overlaps = Overlaps(self.target)
         for i, op in enumerate(self.graph.ops):
             self.producer[op.result.tensor] = i
         self._homes()
@@ -233,9 +242,9 @@ class _Maker:
                 text += "<" + self.signatures[follow[0]]
             sig = hashlib.sha256(text.encode()).hexdigest()
             self.signatures.append(sig)
-            if sig not in self.shared:
-                self.shared[sig], self.combinations[sig] = self._candidates(i, op, follow, candidates)
-            candidates.append(self.shared[sig])
+            if sig not in self.known.candidates:
+                self.known.candidates[sig], self.known.combinations[sig] = self._candidates(i, op, follow, candidates)
+            candidates.append(self.known.candidates[sig])
         variable, kept = self._variables()
         weight = [0] * len(kept)
         for v in variable:
@@ -397,7 +406,7 @@ class _Maker:
                 dst = operand_layout(partial_operand(op, before), first)
                 view = _identity_of(before.layout)
                 src = before.layout
-                cycles += rounds * self.overlaps.cost(_first_round(src), dst, view).total
+                cycles += rounds * self.known.overlaps.cost(_first_round(src), dst, view).total
                 here += dst.nbytes + src.nbytes
             elif s + 1 < len(stages):
                 here += stage.layout.nbytes
@@ -413,7 +422,7 @@ class _Maker:
                     if home is not layout:
                         here += layout.slot_bytes
                         needed = layout if layout.slots is None else operand_layout(o, first)
-                        cost = self.overlaps.cost(home, needed, _identity_of(layout))
+                        cost = self.known.overlaps.cost(home, needed, _identity_of(layout))
                         # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
                         alone = all(hosted[x] for x in stage.operands) and not stage.takes_partials
                         cycles += times * (cost.exchange + cost.copy + (cost.sync if alone and not fetched else 0))
@@ -454,7 +463,7 @@ class _Maker:
             j, kk = self.home[tensor]
             rows = [home_layout(self.graph, (j, kk), c, self.target) for c in candidates[j]]
             key = (self.signatures[j] + str(kk), self.signatures[i], str(k), view_key)
-        if key not in self.tables:
+        if key not in self.known.tables:
             wanted, rounds, phase = [], [], []
             for cand in candidates[i]:
                 stage = next(st for st in cand.stages if k in st.operands)
@@ -462,10 +471,10 @@ class _Maker:
                 wanted.append(operand_layout(operand, stage.grid.round(0)))
                 rounds.append(stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1)
                 phase.append(k == cand.fetching)
-            costs = self.overlaps.costs(rows, wanted, s.view)
+            costs = self.known.overlaps.costs(rows, wanted, s.view)
             once = [[c.total if p else c.exchange + c.copy for c, p in zip(row, phase, strict=True)] for row in costs]
-            self.tables[key] = np.array(once, np.int64) * np.asarray(rounds, np.int64)
-        return j, self.tables[key]
+            self.known.tables[key] = np.array(once, np.int64) * np.asarray(rounds, np.int64)
+        return j, self.known.tables[key]
 
     def _last_use(self) -> dict[int, int]:
         last = {op.result.tensor: i for i, op in enumerate(self.graph.ops)}

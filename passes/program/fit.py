@@ -5,8 +5,9 @@ either does not fit, placement is repeated: with less memory, or with the choice
 code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from ipucc.diagnostics import CompileError, error
 from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Stop, never
 from ipucc.passes.plan.place import Placement, Solver, place
-from ipucc.passes.plan.problem import Problem, build_problem, outline_problem
+from ipucc.passes.plan.problem import Known, Problem, build_problem, outline_problem
 from ipucc.passes.plan.room import require_room
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size
@@ -36,15 +37,16 @@ _HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batc
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A program with addresses, the placement that it came from, and the size of its code."""
+    """A program with addresses, the tile graph and the placement that it came from, and the size of its code."""
 
+    graph: TileGraph
     program: Program
     placement: Placement
     code: CodeSize
 
 
 def fit(
-    graph: TileGraph,
+    graphs: Sequence[TileGraph],
     target: Target,
     keep: int | None,
     solver: Solver,
@@ -54,7 +56,8 @@ def fit(
     progress: Listen | None = None,
     stop: Stop = never,
 ) -> Fitted:
-    """The program of a tile graph. Raises IPU0402, IPU0405, IPU0406 or IPU0407 where none was found that fits.
+    """The program of one of several tile graphs that compute the same: of the one that is placed best. Raises IPU0402,
+    IPU0405, IPU0406 or IPU0407 where none was found that fits: what the first graph lacks.
 
     `keep` plans per op are offered to placement, or as many as the effort says. `begin` is called with the name of
     every part that begins; `progress` and `stop` are those of `place`.
@@ -62,26 +65,63 @@ def fit(
     begin("plan")
     # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
     cap = target.usable_bytes - target.tile_bytes // 16
+    known = Known(target)
     plans = BUDGETS[effort].plans if keep is None else keep
+    begin("plan")
+    problems: dict[int, Problem] = {}
+    first: dict[int, Placement] = {}
+    failures: dict[int, CompileError] = {}
 
-    def leaner() -> Problem:
-        return outline_problem(graph, target, cap, BUDGETS["max"].plans)
+    def leaner(i: int) -> Problem:
+        return outline_problem(graphs[i], target, cap, BUDGETS["max"].plans)
 
-    more = leaner if plans < BUDGETS["max"].plans else None
-    problem = build_problem(graph, target, cap, plans, lambda outline: require_room(outline, cap, more))
+    more = [partial(leaner, i) if plans < BUDGETS["max"].plans else None for i in range(len(graphs))]
+
+    def placed(i: int, cap: int, priced: Problem | None) -> Placement:
+        return place(problems[i], cap, solver, effort, priced, progress=progress, stop=stop, more=more[i])
+
+    for i, graph in enumerate(graphs):
+        begin("plan")
+        try:
+            check = partial(require_room, cap=cap, more=more[i])
+            problems[i] = build_problem(graph, target, cap, plans, check, known)
+            begin("place")
+            first[i] = placed(i, cap, None)
+        except CompileError as failure:
+            failures[i] = failure
+    # What holds for every graph holds for the choice between them.
+    bound = min((p.bound for p in first.values()), default=0)
+    for i in sorted(first, key=lambda i: (first[i].objective, i)):
+        try:
+            return _fitted(
+                graphs[i], problems[i], replace(first[i], bound=bound), cap, target, begin, partial(placed, i)
+            )
+        except CompileError as failure:
+            failures[i] = failure
+    raise failures[min(failures)]
+
+
+def _fitted(
+    graph: TileGraph,
+    problem: Problem,
+    placement: Placement,
+    cap: int,
+    target: Target,
+    begin: Begin,
+    placed: Callable[[int, Problem | None], Placement],
+) -> Fitted:
+    """The program of a placed graph, which is placed again as long as something does not fit."""
     priced: Problem | None = None
     failure: CompileError | None = None
-    bound = 0
-    for _ in range(_ATTEMPTS):
-        begin("place")
-        try:
-            placement = place(problem, cap, solver, effort, priced, progress=progress, stop=stop, more=more)
-        except CompileError as none_left:
-            raise failure or none_left from None
-        if priced is None:
-            bound = placement.bound
-        else:
-            # The first bound holds for every choice, those that cost less code among them.
+    bound = placement.bound
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            begin("place")
+            try:
+                placement = placed(cap, priced)
+            except CompileError as none_left:
+                raise failure or none_left from None
+            # The first bound holds for every choice, those that cost less code or memory among them.
             placement = replace(placement, bound=min(bound, placement.objective))
         begin("lower")
         lowered = lower(graph, placement, target)
@@ -100,7 +140,7 @@ def fit(
             for buffer, offset in zip(program.buffers, allocation.offsets, strict=True):
                 buffer.offset = offset
             program.code_bytes = code.total
-            return Fitted(program, placement, code)
+            return Fitted(graph, program, placement, code)
         failure = _data_too_large(program, allocation.peak, start, target)
         cap -= over + target.tile_bytes // 64
     assert failure is not None

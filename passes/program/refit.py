@@ -22,9 +22,8 @@ _ATTEMPTS: Final = 6
 
 @dataclass(frozen=True, eq=False)
 class Refitted:
-    """The graph that fits, its program, and what is computed again in it."""
+    """The program that fits, and what is computed again in it."""
 
-    graph: TileGraph
     fitted: Fitted
     again: tuple[Again, ...]
 
@@ -50,7 +49,7 @@ class Refitted:
 
 
 def refit(
-    graph: TileGraph,
+    graphs: Sequence[TileGraph],
     target: Target,
     keep: int | None,
     solver: Solver,
@@ -61,17 +60,18 @@ def refit(
     progress: Listen | None = None,
     stop: Stop = never,
 ) -> Refitted:
-    """The program of a tile graph as `fit` finds it. Where there is none and `recomputing` is "auto", the step that is
-    too full is relieved by recomputation and the rest is done again, a bounded number of times.
+    """The program of one of several tile graphs of a model as `fit` finds it. Where there is none and `recomputing` is
+    "auto", the step that is too full is relieved by recomputation and the rest is done again, so many times at most.
 
-    Raises what `fit` raised for the graph as it was given where that does not help either.
+    Recomputation starts from the first graph. Raises what `fit` raised for the graphs as they were given where that
+    does not help either.
     """
     again: list[Again] = []
     first: DoesNotFit | None = None
     for _ in range(_ATTEMPTS):
         try:
-            fitted = fit(graph, target, keep, solver, effort, begin, progress=progress, stop=stop)
-            return Refitted(graph, fitted, tuple(again))
+            fitted = fit(graphs, target, keep, solver, effort, begin, progress=progress, stop=stop)
+            return Refitted(fitted, tuple(again))
         except DoesNotFit as failure:
             first = first or failure
             found = failure.diagnostics[0]
@@ -81,11 +81,11 @@ def refit(
             needed, limit = int(str(found.data["needed"])), int(str(found.data["limit"]))
             # Bytes of a tile; what is spread over them counts on all of them.
             over = max(needed - limit, limit // 64) * target.tiles
-            better = recompute(graph, target, _fullest(graph, found), over)
+            better = recompute(graphs[0], target, _fullest(graphs[0], found), over)
             # The leanest plans need this much: half of the way there is not worth placing again.
             if better is None or (found.id in ("IPU0402", "IPU0405") and 2 * better.freed < over):
                 break
-            graph = better.graph
+            graphs = [better.graph]
             again += better.again
     assert first is not None
     raise first

@@ -100,7 +100,7 @@ def test_a_program_in_one_form_is_right(case: str, form: str, model_of: ModelOf)
     model, graph = graph_of(case, model_of)
     target = replace(load_target("gc200"), tiles=24)
     # More plans than the best, so that a cut of the reduced axis is among them as well as none.
-    fitted: Fitted = fit(forced(graph, form), target, 12, "greedy", "fast", lambda name: None)
+    fitted: Fitted = fit([forced(graph, form)], target, 12, "greedy", "fast", lambda name: None)
     verify_program(fitted.program)
     rng = np.random.default_rng(0)
     feeds = {
@@ -120,7 +120,7 @@ def test_scratch_is_memory_of_its_own(model_of: ModelOf) -> None:
 
     _, graph = graph_of("rows", model_of)
     target = replace(load_target("gc200"), tiles=24)
-    program = fit(forced(graph, "swapped"), target, 12, "greedy", "fast", lambda name: None).program
+    program = fit([forced(graph, "swapped")], target, 12, "greedy", "fast", lambda name: None).program
     (step,) = [s for s in program.steps if isinstance(s, Compute) and s.codelet.has_scratch]
     scratch = program.buffers[step.results[-1].buffer]
     assert scratch.nbytes >= int(step.codelet.temp_bytes(step.cells.n, target).max()) > 0

@@ -222,8 +222,8 @@ def test_a_model_that_fits_in_one_order_only(
     done = schedule(flat)
     assert max(held(done)) < 0.5 * max(held(flat))
     with pytest.raises(DoesNotFit):
-        fit(flat, target, None, "greedy", "fast", lambda name: None)
-    fit(done, target, None, "greedy", "fast", lambda name: None)
+        fit([flat], target, None, "greedy", "fast", lambda name: None)
+    fit([done], target, None, "greedy", "fast", lambda name: None)
 
 
 def test_the_order_does_not_depend_on_the_process() -> None:

@@ -1,0 +1,45 @@
+"""Refusals before any long work."""
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from ipucc.diagnostics import error
+from ipucc.dtypes import itemsize
+from ipucc.target import Target
+
+if TYPE_CHECKING:
+    from ipucc.compiler import CompileOptions
+
+__all__ = ["weights_fit"]
+
+
+def weights_fit(model: ir.Model, target: Target, options: "CompileOptions") -> None:
+    """Refuses at once a model whose weights alone exceed the chip."""
+    sparse = (options.density if options.density is not None else 0.1) if options.block or options.density else 1.0
+    total = 0
+    for value in model.graph.initializers.values():
+        if value.shape is None or value.dtype is None or not value.uses():
+            continue
+        name = {"FLOAT": "float32", "DOUBLE": "float64"}.get(value.dtype.name, value.dtype.name.lower())
+        try:
+            size = 2 if options.precision == "fp16" and name == "float32" else itemsize(name)
+        except KeyError:
+            continue
+        count = 1
+        for d in value.shape:
+            count *= int(d) if isinstance(d, int) else 1
+        total += int(count * size * (sparse if len(value.shape) == 2 else 1))
+    limit = target.tiles * target.usable_bytes
+    if total > limit and options.passes is None:
+        helps = []
+        if options.precision != "fp16":
+            helps.append(f"--precision fp16: weights of {total // 2:,} bytes")
+        helps.append("--block 16 --density 0.25: a quarter of the weights of linear layers")
+        helps.append("a target with more memory (--target)")
+        raise error(
+            "IPU0401",
+            f"the weights take {total:,} bytes, the {target.tiles} tiles of {target.name} have {limit:,}",
+            help=helps,
+            data={"needed": total, "limit": limit},
+        )

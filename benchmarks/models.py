@@ -5,7 +5,7 @@
     python benchmarks/models.py a.onnx b.onnx --target bow --precision model --json out.json
     python benchmarks/models.py --run                        also run faithfully, numbers held against onnxruntime
 
-Every model is compiled in a process of its own with an empty plan cache (IPUCC_CACHE_DIR names a new folder), and once
+Every model is compiled in a process of its own with an empty cache (IPUCC_CACHE_DIR names a new folder), and once
 more in another process with the cache that the first has filled. Seconds are wall time of compiling, imports apart;
 `peak RSS` is that of the first process, when it has compiled. Cycles are those that the compiler predicts, and a run
 for timing counts the same. `bound` is a lower bound on the cycles of the whole model (model_bounds.py) and `share` how
@@ -125,6 +125,7 @@ def peak_rss_bytes() -> int:
 def cold(model: Path, target: str, precision: Precision, program: Path | None) -> dict[str, Any]:
     """Compile with an empty cache, and everything that is read off the result; the program is saved where asked for."""
     begin = time.perf_counter()
+    from ipucc.cache import cache_folder, find_entry
     from ipucc.compiler import CompileOptions, compile_model
     from ipucc.diagnostics import CompileError
 
@@ -140,6 +141,9 @@ def cold(model: Path, target: str, precision: Precision, program: Path | None) -
             "bound_cycles": refused_bound(model, options),
         }  # fmt: skip
     seconds, peak = time.perf_counter() - start, peak_rss_bytes()
+    entry = find_entry(model, options, cache_folder())
+    if entry is not None:
+        entry.store(compiled.program, compiled.remarks)
     if program is not None:
         from ipucc.program.file import save_program
 
@@ -224,11 +228,11 @@ def longest_loop(program: "Program") -> tuple[int | None, int | None]:
 
 def warm(model: Path, target: str, precision: Precision, program: Path | None) -> dict[str, Any]:
     """Compile with the cache that a process before has filled."""
-    from ipucc.compiler import CompileOptions, compile_model
+    import ipucc
 
     start = time.perf_counter()
-    compiled = compile_model(model, CompileOptions(target=target, precision=precision))
-    return {"warm_seconds": time.perf_counter() - start, "warm_cycles": compiled.cycles["total"]}
+    exe = ipucc.compile(model, target=target, precision=precision)
+    return {"warm_seconds": time.perf_counter() - start, "warm_cycles": exe.cycles.total}
 
 
 def run(model: Path, target: str, precision: Precision, program: Path | None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """`ipucc compile`: an ONNX model in, a program file out."""
 
 import time
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -14,6 +15,9 @@ from ipucc.diagnostics import JsonValue, error
 
 if TYPE_CHECKING:
     from ipucc.compiler import Compiled, CompileOptions
+    from ipucc.diagnostics import Diagnostic
+    from ipucc.passes.plan.explain import Explanation
+    from ipucc.program.model import Program
 
 __all__ = ["compile_command"]
 
@@ -50,6 +54,10 @@ Emit = Literal["graph", "placement", "program"]
     help="Whether tensors may be computed again, instead of kept, where the model does not fit otherwise.",
 )  # fmt: skip
 @load_option
+@click.option(
+    "--cache", metavar="FOLDER",
+    help="Keep compiled programs here, and read what was compiled before. Default: $IPUCC_CACHE_DIR, else none.",
+)  # fmt: skip
 @click.option("--dump-ir", metavar="FOLDER", help="Write the text of every stage into this folder.")
 @click.option(
     "--print-after", multiple=True, metavar="PASS|all",
@@ -70,7 +78,8 @@ def compile_command(
     partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], passes: str | None,
     block: int | None, density: float | None, solver: Literal["cpsat", "greedy"],
     effort: Literal["fast", "default", "max"], recompute: Literal["auto", "off"], load: tuple[str, ...],
-    dump_ir: str | None, print_after: tuple[str, ...], emit: Emit | None, explain: tuple[str, ...], as_json: bool,
+    cache: str | None, dump_ir: str | None, print_after: tuple[str, ...], emit: Emit | None, explain: tuple[str, ...],
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a program for the IPU.
 
@@ -86,6 +95,7 @@ def compile_command(
         raise error("IPU0308", "--emit and --json cannot both have standard output", help=["give --emit a file: -o"])
     if output is not None:
         writable(output)
+    from ipucc.cache import cache_folder, find_entry
     from ipucc.compiler import CompileOptions, compile_model, optimise_model
     from ipucc.pass_manager import DumpFolder
 
@@ -115,28 +125,41 @@ def compile_command(
         report(done.remarks)
         _emit(print_graph(done.model), output)
         return
-    with watched() as watch:
-        compiled = compile_model(
-            model, options, on_start=watch.started, print_after=print_after, stream=watch.say, dump=dump,
-            progress=watch.placing, stop=watch.stop, explain=explain,
-        )  # fmt: skip
-    report(compiled.remarks)
+    whole = emit is None and not explain and dump is None and not print_after
+    entry = find_entry(model, options, cache_folder(cache)) if whole else None
+    kept = entry.load() if entry is not None else None
+    if kept is not None:
+        program, remarks = kept
+        spent: Mapping[str, float] = {}
+        explanations: tuple[Explanation, ...] = ()
+    else:
+        with watched() as watch:
+            compiled = compile_model(
+                model, options, on_start=watch.started, print_after=print_after, stream=watch.say, dump=dump,
+                progress=watch.placing, stop=watch.stop, explain=explain,
+            )  # fmt: skip
+        program, remarks, spent = compiled.program, compiled.remarks, compiled.seconds
+        explanations = compiled.explanations
+        if entry is not None and not compiled.interrupted:
+            entry.store(program, remarks)
+    report(remarks)
     if emit is not None:
         _emit(_text(compiled, emit), output)
     elif output is not None:
         from ipucc.program.file import save_program
 
-        save_program(compiled.program, output)
+        save_program(program, output)
     seconds = time.perf_counter() - begin
     if as_json:
-        show_json("ipucc.compile/1", _document(model, options, compiled, seconds))
+        show_json("ipucc.compile/1", _document(model, options, program, spent, seconds, explanations))
     elif emit is None:
-        show(_summary(model, output, options, compiled, seconds))
+        show(_summary(model, output, options, program, remarks, seconds))
     if not as_json:
-        for found in compiled.explanations:
+        for found in explanations:
             show("\n" + explanation_text(found))
-    if compiled.interrupted:
-        gap = f"gap {compiled.placement.gap:.1%}" if compiled.placement.bound else "no bound known"
+    placement = _figures(program)["placement"]
+    if placement["status"] == "interrupted":
+        gap = f"gap {placement['gap']:.1%}" if placement["bound_cycles"] else "no bound known"
         click.echo(f"interrupted: this is the best placement that was found until then, {gap}", err=True)
         click.get_current_context().exit(INTERRUPTED)
 
@@ -157,30 +180,36 @@ def _text(compiled: "Compiled", emit: Emit) -> str:
     return stage_text(compiled, "place" if emit == "placement" else "lower")
 
 
-def _document(model: str, options: "CompileOptions", compiled: "Compiled", seconds: float) -> dict[str, JsonValue]:
-    from ipucc.manifest import memory_figures, placement_figures
-    from ipucc.pass_manager import count_nodes
-
+def _document(
+    model: str, options: "CompileOptions", program: "Program", passes: Mapping[str, float], seconds: float,
+    explanations: "Sequence[Explanation]",
+) -> dict[str, JsonValue]:  # fmt: skip
+    said = _figures(program)
     return {
         "model": model,
-        "target": compiled.program.target.name,
+        "target": program.target.name,
         "precision": options.precision,
-        "nodes": count_nodes(compiled.model),
-        "placement": placement_figures(compiled.placement),
-        "cycles": dict(compiled.cycles),
-        "memory": memory_figures(compiled.program),
-        "explain": [found.to_json() for found in compiled.explanations],
-        "passes": [{"name": name, "seconds": spent} for name, spent in compiled.seconds.items()],
+        "nodes": said["nodes"],
+        "placement": said["placement"],
+        "cycles": said["cycles"],
+        "memory": said["memory"],
+        "explain": [found.to_json() for found in explanations],
+        "passes": [{"name": name, "seconds": spent} for name, spent in passes.items()],
         "seconds": seconds,
     }
 
 
-def _summary(model: str, output: str | None, options: "CompileOptions", compiled: "Compiled", seconds: float) -> str:
-    from ipucc.pass_manager import count_nodes
-    from ipucc.program.usage import tile_bytes
+def _figures(program: "Program") -> dict[str, Any]:
+    """What a compiled program says of itself; the compiler has written it, so nothing is missing."""
+    return dict(program.manifest)
 
-    program, placement, cycles = compiled.program, compiled.placement, compiled.cycles
-    used = int(tile_bytes(program).max(initial=0))
+
+def _summary(
+    model: str, output: str | None, options: "CompileOptions", program: "Program", remarks: "Sequence[Diagnostic]",
+    seconds: float,
+) -> str:  # fmt: skip
+    said = _figures(program)
+    placement, cycles, memory = said["placement"], said["cycles"], said["memory"]
     device = program.target.cycles_to_seconds(cycles["total"])
     off = (cycles["estimated"] - cycles["total"]) / cycles["total"] if cycles["total"] else 0.0
     bound = cycles["exchange_bound"]
@@ -188,16 +217,16 @@ def _summary(model: str, output: str | None, options: "CompileOptions", compiled
     rows = [
         ("target", f"{program.target.name}, {program.target.tiles} tiles"),
         ("precision", options.precision if options.precision == "model" else f"fp16, {options.partials} partials"),
-        ("nodes", f"{count_nodes(compiled.model)} after the graph passes"),
-        ("placement", f"{placement.solver}, {placement.status}, gap {placement.gap:.1%}"),
+        ("nodes", f"{said['nodes']} after the graph passes"),
+        ("placement", f"{placement['solver']}, {placement['status']}, gap {placement['gap']:.1%}"),
         ("cycles", f"{cycles['total']:,} ({device * 1e6:,.1f} us): compute {cycles['compute']:,}, "
                    f"exchange {cycles['exchange']:,}, sync {cycles['sync']:,}"),
         ("exchange", f"{over:.1%} above the bound of the ports, {cycles['exchange_bound']:,}"),
         ("estimated", f"{cycles['estimated']:,} by the solver ({off:+.1%})"),
-        ("memory", f"{used:,} of {program.target.tile_bytes:,} bytes on the fullest tile"),
+        ("memory", f"{memory['max_tile_bytes']:,} of {memory['tile_limit_bytes']:,} bytes on the fullest tile"),
         ("time", f"{seconds:.2f} s"),
     ]  # fmt: skip
-    if again := [found.data for found in compiled.remarks if found.id == "IPU0413"]:
+    if again := [found.data for found in remarks if found.id == "IPU0413"]:
         spent = sum(int(str(data["cycles"])) for data in again)
         tensors = "1 tensor" if len(again) == 1 else f"{len(again)} tensors"
         rows.insert(-1, ("recomputed", f"{tensors} again, {spent:,} cycles"))

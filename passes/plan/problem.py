@@ -252,13 +252,13 @@ class _Maker:
         fixed_bytes = sum(layout.nbytes for layout in self.fixed.values())
         return Problem(
             self.graph, self.target, variable, weight, [candidates[o] for o in kept], [], self._rows(variable),
-            fixed_bytes, self.home, self.fixed, [self.combinations[self.signatures[o]] for o in kept],
+            fixed_bytes, self.home, self.fixed, [self.known.combinations[self.signatures[o]] for o in kept],
         )  # fmt: skip
 
     def priced(self, outline: Problem) -> Problem:
         """The outlined problem with its edges."""
         variable = outline.variable
-        candidates = [self.shared[sig] for sig in self.signatures]
+        candidates = [self.known.candidates[sig] for sig in self.signatures]
         edges: dict[tuple[int, int, int], Edge] = {}
         for i, op in enumerate(self.graph.ops):
             for producer, table in self._edges(i, op, candidates):

@@ -62,12 +62,10 @@ def fit(
     `keep` plans per op are offered to placement, or as many as the effort says. `begin` is called with the name of
     every part that begins; `progress` and `stop` are those of `place`.
     """
-    begin("plan")
     # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
     cap = target.usable_bytes - target.tile_bytes // 16
     known = Known(target)
     plans = BUDGETS[effort].plans if keep is None else keep
-    begin("plan")
     problems: dict[int, Problem] = {}
     first: dict[int, Placement] = {}
     failures: dict[int, CompileError] = {}

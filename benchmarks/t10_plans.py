@@ -28,7 +28,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from ipucc.codelets.matmul import METHODS, MatMul
+from ipucc.codelets.matmul import METHODS, MatMul, scratch_bytes
 from ipucc.codelets.reduce import Reduce
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
@@ -151,7 +151,7 @@ def priced(
     pace = {loop: piece(loop, steps[loop]) for loop in LOOPS}
     pieces = {t: (piece(x, f[t + x]), piece(y, f[t + y])) for t, (x, y, _) in TENSORS.items()}
     rounds = steps["m"] * steps["k"] * steps["n"]
-    compute = _kernels(pace, rounds, rounds // steps["k"], element, target)
+    compute = _kernels(pace, rounds, rounds // steps["k"], limit - memory, element, target)
     outputs = -(-(held["C"] // item) // left)
     one = np.ones_like(left)
     reduce = Reduce("sum", ("k",), ("m", "n"), element).cycles({"k": left, "m": outputs, "n": one}, target)
@@ -176,15 +176,17 @@ def priced(
     )  # fmt: skip
 
 
-def _kernels(pace: dict[str, Ints], rounds: Ints, finished: Ints, element: str, target: Target) -> Ints:
-    """Cycles of the best method for all rounds of a plan; sums of `finished` of them are complete."""
+def _kernels(pace: dict[str, Ints], rounds: Ints, finished: Ints, room: Ints, element: str, target: Target) -> Ints:
+    """Cycles of the best method for all rounds of a plan; sums of `finished` of them are complete. `room` is the
+    memory left for sums that are transposed."""
 
     def cycles(method: str, m: Ints, n: Ints) -> Ints:
         return MatMul((), element, element, method=method).cycles({"m": m, "k": pace["k"], "n": n}, target)
 
     streamed = cycles("amp", pace["n"], pace["m"])
     transposed = cycles("swapped", pace["m"], pace["n"]) - streamed
-    found = rounds * streamed + finished * transposed
+    scratch = scratch_bytes("swapped", pace["m"], pace["n"], element, element, target)
+    found = np.where(scratch <= room, rounds * streamed + finished * transposed, np.iinfo(np.int64).max)
     for method in METHODS:
         if method != "swapped":
             found = np.minimum(found, rounds * cycles(method, pace["m"], pace["n"]))

@@ -47,7 +47,7 @@ SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 PARTS = ("graph", "joint", "memory", "scale")
 LAYERS = (6, 12, 24, 48, 96)
 TILES = (64, 256, 736, 1472, 2944, 5888)
-WIDTHS = (64, 96, 128, 192, 256, 320, 384, 512)
+WIDTHS = (128, 256, 512)
 WORST_GAP = 0.03
 SHARE = 0.3
 """Where the cap of the generated graph lies between the least memory of any choice and that of the best one."""
@@ -61,7 +61,7 @@ def branching(ops: int, seed: int) -> onnx.ModelProto:
     for i in range(ops):
         name, (source, width) = f"t{i}", pool[-1 - int(rng.integers(0, min(3, len(pool))))]
         twins = [(n, w) for n, w in pool[-12:] if w == width and n != source]
-        kind = rng.choice(["matmul", "softmax", "norm", "add"], p=[0.5, 0.15, 0.2, 0.15])
+        kind = rng.choice(["matmul", "softmax", "norm", "add"], p=[0.65, 0.1, 0.1, 0.15])
         if kind == "add" and twins:
             nodes.append(helper.make_node("Add", [source, twins[int(rng.integers(len(twins)))][0]], [name]))
         elif kind == "softmax":

@@ -29,7 +29,7 @@ class Budget:
 
 BUDGETS: Final[dict[Effort, Budget]] = {
     "fast": Budget(enough=0.02, plans=8, rounds=20, passes=1, window_time=0.1, first_time=0.1, shared_time=0.0),
-    "default": Budget(enough=0.01, plans=16, rounds=60, passes=1, window_time=0.1, first_time=0.5, shared_time=0.5),
+    "default": Budget(enough=0.015, plans=16, rounds=60, passes=1, window_time=0.1, first_time=0.5, shared_time=0.5),
     "max": Budget(enough=0.0, plans=32, rounds=200, passes=6, window_time=1.0, first_time=5.0, shared_time=5.0),
 }
 

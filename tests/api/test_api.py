@@ -105,7 +105,7 @@ def test_profile_adds_up(exe):
     assert int(profile.tile_bytes.max()) == exe.manifest["memory"]["max_tile_bytes"]
     plain = profile.to_json()
     assert len(plain["steps"]) == len(profile.steps)
-    assert {"name", "kind", "compute", "exchange", "sync", "host"} == set(plain["steps"][0])
+    assert {"name", "kind", "compute", "exchange", "sync", "host", "exchange_bound"} == set(plain["steps"][0])
 
 
 def test_save_and_load(exe, tmp_path):

@@ -30,6 +30,10 @@ _MAX_COMBINATIONS: Final = 60_000
 _WORD_BYTES: Final = 4
 _SERIAL: Final = (1, 2, 4, 8, 16, 32)
 _WORTH_GATHERING: Final = 256
+_PRICES: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Cycles per byte at which plans are compared."""
+_CROWDED: Final = 4
+"""Serial steps are offered where the fastest plan takes more than this part of the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +46,14 @@ class Enumerated:
 
 
 def enumerate_plans(
-    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], target: Target, budget: int, keep: int
+    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], target: Target, budget: int, keep: int, alike: int = 1
 ) -> Enumerated:
     """At most `keep` plans for an op in any of its forms. `hosted[i]` says that operand i is written by the host: a
     weight wherever it is needed, an input in one copy.
 
     `budget` is the memory of a tile in bytes that one op may take; plans above it are dropped unless none is left,
-    then the leanest is returned.
+    then the leanest is returned. `alike` ops of the graph are such ops: what they all hold all the time counts where
+    fast plans are weighed against lean ones.
     """
     found: list[_Row] = []
     combinations = 0
@@ -56,20 +61,22 @@ def enumerate_plans(
         op = forms[family[0]]
         parts = _combinations(op, target)
         base = _price(forms, family, hosted, target, parts, None)
-        found += _select(family[0], parts, base, None, budget, keep)
+        found += _select(family[0], parts, base, None, budget, keep, alike)
         combinations += len(family) * len(parts)
-        if not (base.memory <= budget).any() or int(base.memory.min()) > budget // 2:
+        fastest = int(base.score.argmin())
+        if base.memory[fastest] + (alike - 1) * base.resident[fastest] > budget // _CROWDED:
             for axis in op.axes if op.result.axes else ():
                 for steps in _SERIAL[1:]:
                     if axis.kind == "parallel" and steps <= -(-axis.size // axis.grain):
                         serial = axis.name, steps
                         priced = _price(forms, family, hosted, target, parts, serial)
-                        found += _select(family[0], parts, priced, serial, budget, keep)
+                        found += _select(family[0], parts, priced, serial, budget, keep, alike)
                         combinations += len(family) * len(parts)
     pool = [f for f in found if f.memory <= budget] or sorted(found, key=lambda f: f.memory)[:1]
     pool.sort(key=lambda f: (f.score, f.memory))
     kept = [
-        (f.form, Plan(_ordered(forms[f.family], f.parts, hosted), f.serial, f.gathered)) for f in _diverse(pool, keep)
+        (f.form, Plan(_ordered(forms[f.family], f.parts, hosted), f.serial, f.gathered))
+        for f in _diverse(pool, keep, budget, alike)
     ]
     return Enumerated(kept, combinations)
 
@@ -294,7 +301,7 @@ def _price(
 
 
 def _select(
-    family: int, parts: Counts, priced: _Priced, serial: tuple[str, int] | None, budget: int, keep: int
+    family: int, parts: Counts, priced: _Priced, serial: tuple[str, int] | None, budget: int, keep: int, alike: int
 ) -> list[_Row]:
     """The best rows by time, by memory and along the front between them, resident and gathered."""
     out: list[_Row] = []
@@ -306,11 +313,14 @@ def _select(
         if not rows.size:
             continue
         order = rows[np.lexsort((memory[rows], score[rows]))]
-        fits = order[memory[order] <= budget]
+        total = memory + (alike - 1) * resident
+        fits = order[total[order] <= budget]
         chosen = list(fits[: 4 * keep].tolist())
-        for bytes_ in (memory, resident):
-            best = np.minimum.accumulate(bytes_[order])
-            chosen += order[np.append(True, best[1:] < best[:-1])].tolist()
+        chosen += [
+            int(i) for i in order[_bargains(score[order], memory[order] - resident[order], resident[order], alike)]
+        ]
+        for bytes_ in (memory, resident, total):
+            chosen.append(int(order[bytes_[order].argmin()]))
         out += [
             _Row(
                 family, int(priced.form[i]), parts[i], serial, gathered, int(score[i]), int(memory[i]), int(resident[i])
@@ -331,7 +341,7 @@ def _ordered(op: TileOp, row: Counts, hosted: tuple[Hosted, ...]) -> tuple[tuple
         total = 0
         for operand, at_host in zip(op.operands, hosted, strict=True):
             along = {d.axis for d in operand.dims if not isinstance(d, Everything)}
-            if not at_host and axis not in along:
+            if at_host != "weight" and axis not in along:
                 size = 1
                 for a in along:
                     size *= n[a]
@@ -343,15 +353,21 @@ def _ordered(op: TileOp, row: Counts, hosted: tuple[Hosted, ...]) -> tuple[tuple
     return tuple((name, p) for *_, name, p in sorted(names))
 
 
-def _diverse(pool: list[_Row], keep: int) -> list[_Row]:
-    """A third the fastest, a third along the fronts of time against memory and resident bytes, the rest new shapes."""
+def _diverse(pool: list[_Row], keep: int, budget: int, alike: int) -> list[_Row]:
+    """A third the fastest that fit as often as they are needed, about a third those that are best at some price of
+    bytes and the leanest, the rest new shapes."""
     if len(pool) <= keep:
         return pool
-    chosen = dict.fromkeys(range(-(-keep // 3)))
-    for front in (_front([r.memory for r in pool]), _front([r.resident for r in pool])):
-        step = max(1, -(-len(front) // max(1, keep // 5)))
-        for i in [*front[::step], front[-1]]:
-            chosen.setdefault(i)
+    score, memory, resident = (
+        np.asarray(x, np.int64) for x in ([r.score for r in pool], [r.memory for r in pool], [r.resident for r in pool])
+    )
+    total = memory + (alike - 1) * resident
+    fits = np.flatnonzero(total <= budget).tolist()
+    chosen = dict.fromkeys(fits[: -(-keep // 3)] or range(-(-keep // 3)))
+    chosen |= dict.fromkeys(int(x.argmin()) for x in (total, memory, resident))
+    bargains = _bargains(score, memory - resident, resident, alike)
+    step = max(1, -(-len(bargains) // max(1, keep // 2)))
+    chosen |= dict.fromkeys(bargains[::step])
     shapes = {_shape(pool[i]) for i in chosen}
     for i, row in enumerate(pool):
         if len(chosen) >= keep:
@@ -366,15 +382,16 @@ def _diverse(pool: list[_Row], keep: int) -> list[_Row]:
     return [pool[i] for i in sorted(chosen)]
 
 
-def _front(sizes: list[int]) -> list[int]:
-    """Positions (in order of time) at which fewer bytes are taken than by anything faster."""
-    least = 1 << 62
-    out = []
-    for i, size in enumerate(sizes):
-        if size < least:
-            least = size
-            out.append(i)
-    return out
+def _bargains(score: Counts, temp: Counts, resident: Counts, alike: int) -> list[int]:
+    """The best rows at prices of temporary and resident bytes, from free to dear, without those that come up again.
+
+    A placement that memory binds is the cheapest at some price of bytes, so these are the plans that it is made of.
+    """
+    found: dict[int, None] = {}
+    for held in _PRICES:
+        for used in _PRICES:
+            found.setdefault(int((score + used * temp + held * alike * resident).argmin()))
+    return list(found)
 
 
 def _shape(row: _Row) -> tuple[object, ...]:

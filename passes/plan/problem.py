@@ -6,6 +6,7 @@ function that prices any choice, whoever made it.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -229,15 +230,18 @@ class _Maker:
     signatures: list[str] = field(default_factory=list)
     fixed: dict[int, Layout] = field(default_factory=dict)
     reads: dict[int, int] = field(default_factory=dict)
+    alike: Counter[str] = field(default_factory=Counter)
 
     def outline(self) -> Problem:
         for i, op in enumerate(self.graph.ops):
             self.producer[op.result.tensor] = i
         self._homes()
         candidates: list[list[Candidate]] = []
+        self.alike.update(self._signature(i, op) for i, op in enumerate(self.graph.ops))
         for i, op in enumerate(self.graph.ops):
             follow = self._followed(op)
             text = self._signature(i, op)
+            text += f"x{self.alike[text]}"
             if follow is not None:
                 text += "<" + self.signatures[follow[0]]
             sig = hashlib.sha256(text.encode()).hexdigest()
@@ -379,7 +383,8 @@ class _Maker:
         # Where the host writes what a form would have to fetch, other readers hold it to their grains.
         usable = [f for f in range(len(op.forms) + 1) if self.hosted(i, op.in_form(f)) == base]
         forms = [op.in_form(f) for f in usable]
-        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep)
+        alike = self.alike[self._signature(i, op)]
+        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike)
         for at, plan in enumerated.plans:
             found.append(self._candidate(forms[at], usable[at], base, plan))
         if follow is not None:

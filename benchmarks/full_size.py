@@ -97,7 +97,7 @@ def compile_phase(model: Path, program: Path, target: str) -> Phase:
     from ipucc.passes.program.lower import lower
 
     machine = compiled.program.target
-    flat = code_size(lower(compiled.graph, compiled.placement, machine).program, machine)
+    flat = code_size(lower(compiled.graph, compiled.placement, machine), machine)
     code = {
         "executable": machine.executable_bytes, "total": compiled.code.total, "exchange": compiled.code.exchange,
         "total without loops": flat.total, "exchange without loops": flat.exchange,

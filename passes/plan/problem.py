@@ -7,9 +7,9 @@ function that prices any choice, whoever made it.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,8 @@ class Candidate:
 
     Equal ops share their candidates, so that a candidate knows stages and no tensors. All operands of a stage arrive
     in one phase; `fetching` is the operand whose edge is charged with it, -1 where the host writes all: the first that
-    is moved, of those that the plan does not take over where they lie.
+    is moved, of those that the plan does not take over where they lie. `code` is the exchange code of what the op moves
+    by itself: partials, gathered weights, inputs.
     `resident` are weights and inputs that the host writes for this op, `result` its result, `temp` everything that
     lives only while the op runs.
     """
@@ -64,6 +65,7 @@ class Candidate:
     result: int
     temp: int
     fetching: int = -1
+    code: int = 0
 
     @property
     def layout(self) -> Layout:
@@ -76,12 +78,14 @@ class Edge:
     """Cycles of bringing one source of an operand from `producer` to `consumer` (variables), by their candidates.
 
     A producer of -1 is a tensor with a fixed layout: the table then has one row. `count` equal edges count together.
+    `code` has the bytes of exchange code for the same pairs.
     """
 
     producer: int
     consumer: int
     table: Table
     count: int
+    code: Table
 
 
 @dataclass(frozen=True)
@@ -136,22 +140,21 @@ class Problem:
                 peak, at = held, row.op
         return Score(cycles, peak, at)
 
-    def surcharged(self, choice: Sequence[int], charges: Mapping[tuple[int, int], int]) -> "Problem":
-        """The problem with this choice made dearer: `charges` has cycles per (producing, consuming) variable.
+    def code_bytes(self, choice: Sequence[int]) -> int:
+        """Exchange code of a choice in bytes, as estimated: the fullest tiles of all exchanges together. What repeated
+        layers share is there once."""
+        total = sum(c[i].code for c, i in zip(self.candidates, choice, strict=True))
+        for e in self.edges:
+            total += int(e.code[choice[e.producer] if e.producer >= 0 else 0, choice[e.consumer]])
+        return total
 
-        Where no edge joins the two (partials, gathered weights), the consumer's candidate gets the charge.
-        """
-        candidates = [list(c) for c in self.candidates]
-        edges = list(self.edges)
-        for (producer, consumer), cycles in charges.items():
-            joined = [i for i, e in enumerate(edges) if (e.producer, e.consumer) == (producer, consumer)]
-            for i in joined:
-                table = edges[i].table.copy()
-                table[choice[producer] if producer >= 0 else 0, choice[consumer]] += cycles
-                edges[i] = replace(edges[i], table=table)
-            if not joined:
-                old = candidates[consumer][choice[consumer]]
-                candidates[consumer][choice[consumer]] = replace(old, cycles=old.cycles + cycles)
+    def at_code_price(self, price: float) -> "Problem":
+        """The problem with every byte of exchange code as dear as `price` cycles."""
+        candidates = [
+            [replace(c, cycles=c.cycles + ceil(price * c.code / w)) for c in row]
+            for row, w in zip(self.candidates, self.weight, strict=True)
+        ]
+        edges = [replace(e, table=e.table + np.ceil(price * e.code / e.count).astype(np.int64)) for e in self.edges]
         return replace(self, candidates=candidates, edges=edges)
 
     def resident(self, choice: Sequence[int]) -> int:
@@ -190,7 +193,7 @@ class Known:
         self.overlaps = Overlaps(target)
         self.candidates: dict[str, list[Candidate]] = {}
         self.combinations: dict[str, int] = {}
-        self.tables: dict[tuple[str, ...], Table] = {}
+        self.tables: dict[tuple[str, ...], tuple[Table, Table]] = {}
 
 
 def build_problem(
@@ -265,11 +268,11 @@ class _Maker:
         candidates = [self.known.candidates[sig] for sig in self.signatures]
         edges: dict[tuple[int, int, int], Edge] = {}
         for i, op in enumerate(self.graph.ops):
-            for producer, table in self._edges(i, op, candidates):
+            for producer, table, code in self._edges(i, op, candidates):
                 v = variable[producer] if producer >= 0 else -1
                 key = (v, variable[i], id(table))
                 old = edges.get(key)
-                edges[key] = Edge(v, variable[i], table, 1 if old is None else old.count + 1)
+                edges[key] = Edge(v, variable[i], table, 1 if old is None else old.count + 1, code)
         return replace(outline, edges=list(edges.values()))
 
     def _variables(self) -> tuple[list[int], list[int]]:
@@ -396,7 +399,7 @@ class _Maker:
         self, op: TileOp, form: int, hosted: tuple[Hosted, ...], plan: Plan, followed: int = -1
     ) -> Candidate:
         stages = stages_of(op, plan)
-        cycles = resident = temp = 0
+        cycles = resident = temp = code = 0
         for s, stage in enumerate(stages):
             rounds = stage.grid.rounds
             first = stage.grid.round(0)
@@ -411,7 +414,8 @@ class _Maker:
                 dst = operand_layout(partial_operand(op, before), first)
                 view = _identity_of(before.layout)
                 src = before.layout
-                cycles += rounds * self.known.overlaps.cost(_first_round(src), dst, view).total
+                collect = self.known.overlaps.cost(_first_round(src), dst, view)
+                cycles, code = cycles + rounds * collect.total, code + rounds * collect.code
                 here += dst.nbytes + src.nbytes
             elif s + 1 < len(stages):
                 here += stage.layout.nbytes
@@ -431,6 +435,7 @@ class _Maker:
                         # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
                         alone = all(hosted[x] for x in stage.operands) and not stage.takes_partials
                         cycles += times * (cost.exchange + cost.copy + (cost.sync if alone and not fetched else 0))
+                        code += times * cost.code
                         fetched = True
                 else:
                     here += layout.slot_bytes
@@ -441,10 +446,10 @@ class _Maker:
             temp = max(temp, here)
         moved = [k for k in stages[0].operands if not hosted[k]]
         fetching = next((k for k in moved if k != followed), moved[0] if moved else -1)
-        return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp, fetching)
+        return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp, fetching, code)
 
-    def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[tuple[int, Table]]:
-        """(producing op or -1, costs by candidates) for everything that an op reads and the host does not write."""
+    def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[tuple[int, Table, Table]]:
+        """(producing op or -1, cycles and code by candidates) for all that an op reads and the host does not write."""
         out = []
         hosted = self.hosted(i, op)
         for k, o in enumerate(op.operands):
@@ -454,7 +459,7 @@ class _Maker:
                 out.append(self._edge(i, k, s, candidates))
         return out
 
-    def _edge(self, i: int, k: int, s: Source, candidates: list[list[Candidate]]) -> tuple[int, Table]:
+    def _edge(self, i: int, k: int, s: Source, candidates: list[list[Candidate]]) -> tuple[int, Table, Table]:
         tensor = s.tensor
         view_key = s.view.digest
         if tensor in self.producer:
@@ -478,8 +483,10 @@ class _Maker:
                 phase.append(k == cand.fetching)
             costs = self.known.overlaps.costs(rows, wanted, s.view)
             once = [[c.total if p else c.exchange + c.copy for c, p in zip(row, phase, strict=True)] for row in costs]
-            self.known.tables[key] = np.array(once, np.int64) * np.asarray(rounds, np.int64)
-        return j, self.known.tables[key]
+            turns = np.asarray(rounds, np.int64)
+            code = np.array([[c.code for c in row] for row in costs], np.int64)
+            self.known.tables[key] = np.array(once, np.int64) * turns, code * turns
+        return j, *self.known.tables[key]
 
     def _last_use(self) -> dict[int, int]:
         last = {op.result.tensor: i for i, op in enumerate(self.graph.ops)}

@@ -1,8 +1,7 @@
 """Placement and lowering until the program fits: data in tile memory, code in executable memory.
 
 Placement estimates memory from plans; what code takes and how buffers pack is known once the program is lowered. Where
-either does not fit, placement is repeated: with less memory, or with the choices made dearer whose exchanges need most
-code.
+either does not fit, placement is repeated: with less memory, or at a higher price of exchange code.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,18 +19,19 @@ from ipucc.passes.plan.problem import Known, Problem, build_problem, outline_pro
 from ipucc.passes.plan.room import require_room
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size
-from ipucc.passes.program.lower import Lowered, lower
+from ipucc.passes.program.lower import lower
 from ipucc.passes.program.roll import roll
 from ipucc.program.liveness import liveness
 from ipucc.program.model import Compute, Exchange, Program, Repeat
-from ipucc.program.timing import exchange_code
 from ipucc.target import Target
 
 __all__ = ["Fitted", "fit"]
 
 Begin = Callable[[str], None]
 
-_ATTEMPTS: Final = 6
+_ATTEMPTS: Final = 8
+_CODE_PRICES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
+"""Cycles per byte of exchange code, tried in turn until the code is estimated to fit."""
 _HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
 
 
@@ -68,6 +68,8 @@ def fit(
     plans = BUDGETS[effort].plans if keep is None else keep
     problems: dict[int, Problem] = {}
     first: dict[int, Placement] = {}
+    prices: dict[int, int] = {}
+    room = target.executable_bytes - target.reserved_bytes
     failures: dict[int, CompileError] = {}
 
     def leaner(i: int) -> Problem:
@@ -75,8 +77,15 @@ def fit(
 
     more = [partial(leaner, i) if plans < BUDGETS["max"].plans else None for i in range(len(graphs))]
 
-    def placed(i: int, cap: int, priced: Problem | None) -> Placement:
-        return place(problems[i], cap, solver, effort, priced, progress=progress, stop=stop, more=more[i])
+    def placed(i: int, cap: int, room: float, first: int) -> tuple[Placement, int]:
+        """A placement whose exchange code is estimated below `room`, and the price of code that it took."""
+        problem = problems[i]
+        for at in range(first, len(_CODE_PRICES)):
+            priced = problem.at_code_price(_CODE_PRICES[at]) if at else None
+            found = place(problem, cap, solver, effort, priced, progress=progress, stop=stop, more=more[i])
+            if problem.code_bytes(found.choice) <= room:
+                break
+        return found, at
 
     for i, graph in enumerate(graphs):
         begin("plan")
@@ -84,16 +93,15 @@ def fit(
             check = partial(require_room, cap=cap, more=more[i])
             problems[i] = build_problem(graph, target, cap, plans, check, known)
             begin("place")
-            first[i] = placed(i, cap, None)
+            first[i], prices[i] = placed(i, cap, room, 0)
         except CompileError as failure:
             failures[i] = failure
     # What holds for every graph holds for the choice between them.
     bound = min((p.bound for p in first.values()), default=0)
     for i in sorted(first, key=lambda i: (first[i].objective, i)):
         try:
-            return _fitted(
-                graphs[i], problems[i], replace(first[i], bound=bound), cap, target, begin, partial(placed, i)
-            )
+            placement = replace(first[i], bound=min(bound, first[i].objective))
+            return _fitted(graphs[i], problems[i], placement, prices[i], cap, target, begin, partial(placed, i))
         except CompileError as failure:
             failures[i] = failure
     raise failures[min(failures)]
@@ -103,32 +111,36 @@ def _fitted(
     graph: TileGraph,
     problem: Problem,
     placement: Placement,
+    price: int,
     cap: int,
     target: Target,
     begin: Begin,
-    placed: Callable[[int, Problem | None], Placement],
+    placed: Callable[[int, float, int], tuple[Placement, int]],
 ) -> Fitted:
     """The program of a placed graph, which is placed again as long as something does not fit."""
-    priced: Problem | None = None
     failure: CompileError | None = None
     bound = placement.bound
+    room = target.executable_bytes - target.reserved_bytes
+    allowed = float(room)
     for attempt in range(_ATTEMPTS):
         if attempt:
             begin("place")
             try:
-                placement = placed(cap, priced)
+                placement, price = placed(cap, allowed, price)
             except CompileError as none_left:
                 raise failure or none_left from None
             # The first bound holds for every choice, those that cost less code or memory among them.
             placement = replace(placement, bound=min(bound, placement.objective))
         begin("lower")
-        lowered = lower(graph, placement, target)
-        program = roll(lowered.program)
+        program = roll(lower(graph, placement, target))
         code = code_size(program, target)
-        room = target.executable_bytes - target.reserved_bytes
         if code.total > room:
             failure = _code_too_large(code, room)
-            priced = _surcharged(priced or problem, placement, lowered, target, room)
+            # The estimate leaves out what the program needs beside it, and what repeated layers do not share.
+            allowed = 0.9 * problem.code_bytes(placement.choice) * room / code.total
+            price += 1
+            if price == len(_CODE_PRICES):
+                raise failure
             continue
         start = -(-(target.reserved_bytes + code.total) // 16) * 16
         begin("allocate")
@@ -180,20 +192,3 @@ def _code_too_large(code: CodeSize, room: int) -> CompileError:
         notes=[f"exchange code {code.exchange:,} B, vertex states {code.vertices:,} B"],
         help=_HELP,
     )
-
-
-def _surcharged(priced: Problem, placement: Placement, lowered: Lowered, target: Target, room: int) -> Problem:
-    """The problem with the exchanges that need most code made dearer by a cycle per byte."""
-    buffers, variable = lowered.program.buffers, placement.problem.variable
-    charges: dict[tuple[int, int], int] = {}
-    for at, op in lowered.op_of.items():
-        step = lowered.program.steps[at]
-        assert isinstance(step, Exchange)
-        for move in step.moves:
-            size = int(exchange_code((move,), buffers, target).max(initial=0))
-            if size * 100 > room:
-                maker = lowered.made_by.get(move.src, -1)
-                producer = variable[maker] if maker >= 0 and maker != op else -1
-                key = producer, variable[op]
-                charges[key] = max(charges.get(key, 0), size)
-    return priced.surcharged(placement.choice, charges)

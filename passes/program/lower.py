@@ -33,20 +33,10 @@ from ipucc.tiles.intersect import Track, intersect, pairs
 from ipucc.tiles.layout import Ints, Layout
 from ipucc.tiles.view import View
 
-__all__ = ["Lowered", "lower"]
+__all__ = ["lower"]
 
 
-@dataclass(frozen=True, eq=False)
-class Lowered:
-    """A program without addresses. `op_of` names the op of every exchange (by position in the program's steps) and
-    `made_by` the op that writes a buffer, for those buffers that an op writes."""
-
-    program: Program
-    op_of: dict[int, int]
-    made_by: dict[int, int]
-
-
-def lower(graph: TileGraph, placement: Placement, target: Target) -> Lowered:
+def lower(graph: TileGraph, placement: Placement, target: Target) -> Program:
     """The steps of a placed graph. Buffers have layouts and no offsets yet; transfers are in their best known order."""
     maker = _Lowering(graph, placement, target)
     return maker.run()
@@ -63,15 +53,13 @@ class _Lowering:
     held: dict[int, int] = field(default_factory=dict)
     orders: dict[tuple[object, ...], Order] = field(default_factory=dict)
     moves: dict[tuple[object, ...], tuple[Track, ...]] = field(default_factory=dict)
-    made_by: dict[int, int] = field(default_factory=dict)
-    exchanges: dict[int, int] = field(default_factory=dict)
 
-    def run(self) -> Lowered:
+    def run(self) -> Program:
         for i, chosen in enumerate(self.placement.chosen):
             self._op(i, self.graph.ops[i].in_form(chosen.form), chosen)
         for out in self.graph.outputs:
             self.steps.append(HostRead(out.name, self.held[out.source.tensor], out.source.view, out.gap))
-        program = Program(
+        return Program(
             self.target,
             self.buffers,
             [*self.writes, *self.steps],
@@ -79,8 +67,6 @@ class _Lowering:
             [(o.name, o.dtype, o.shape) for o in self.graph.outputs],
             dict(self.graph.weights),
         )
-        shift = len(self.writes)
-        return Lowered(program, {at + shift: op for at, op in self.exchanges.items()}, self.made_by)
 
     def _buffer(self, name: str, dtype: str, layout: Layout, alias: int = -1) -> int:
         self.buffers.append(Buffer(name, dtype, layout, alias=alias))
@@ -103,7 +89,6 @@ class _Lowering:
             for s, stage in enumerate(chosen.stages):
                 if turn == 0:
                     results.append(self._buffer(op.name + stage.suffix, stage.dtype, stage.layout))
-                    self.made_by[results[s]] = i
                 self._round(i, op, chosen, stage, turn, results[s], results[s - 1] if s else -1, shared)
         self.held[op.result.tensor] = results[-1]
 
@@ -150,7 +135,6 @@ class _Lowering:
             bound.append(Binding(b, _cells_of(grid, operand, layout, 1, 0), operand.fill))
         label = name if stage.grid.rounds == 1 else f"{name}.{turn}"
         if moves or fills:
-            self.exchanges[len(self.steps)] = i
             self.steps.append(self._ordered(Exchange(f"{label}.exchange", tuple(moves), tuple(fills))))
         for b, p, operand in packs:
             self.steps.append(self._pack(f"{label}.pack", grid, operand, b, p))

@@ -40,7 +40,8 @@ def roll(program: Program, least: int = 6) -> Program:
     maker = _Roller(program)
     keys = [maker.key(i, s) for i, s in enumerate(program.steps)]
     rolled = []
-    for found in repetitions(keys, least):
+    for first in repetitions(keys, least):
+        found = maker.aligned(first, keys)
         shorter = (found, _without_first(found), _without_last(found), _without_last(_without_first(found)))
         tried = (r for r in shorter if r.period * (r.count - 1) >= least and maker.plan(r))
         rolled += [r for r in (next(tried, None),) if r is not None]
@@ -100,6 +101,20 @@ class _Roller:
         return h.hexdigest()
 
     # Planning one loop
+
+    def aligned(self, r: Repetition, keys: Sequence[str]) -> Repetition:
+        """The repetition from where no buffer is written on both sides of its start: an op's serial rounds write one
+        result, and an iteration that begins between two of them would hand on half of it. One layer less where the
+        steps are not periodic for long enough."""
+        for start in range(r.start, r.start + r.period):
+            before = {b for s in self.program.steps[max(0, start - r.period) : start] for b in touched(s, {})[1]}
+            behind = {b for s in self.program.steps[start : start + r.period] for b in touched(s, {})[1]}
+            if before & behind:
+                continue
+            stop = start + r.period * r.count
+            whole = stop <= len(keys) and keys[start : stop - r.period] == keys[start + r.period : stop]
+            return replace(r, start=start, count=r.count if whole else r.count - 1)
+        return r
 
     def plan(self, r: Repetition) -> bool:
         """Decide for every buffer of the loop whether it is shared, merged or stacked; False where that is not so."""

@@ -61,8 +61,8 @@ def programs(model: onnx.ModelProto, options: CompileOptions) -> tuple[Program, 
     graph = schedule_model(optimise_model(model, options).model, TARGET, options)
     problem = build_problem(graph, TARGET, TARGET.usable_bytes, 6)
     placement = place(problem, TARGET.usable_bytes, "greedy", "fast")
-    straight = lower(graph, placement, TARGET).program
-    rolled = roll(lower(graph, placement, TARGET).program, least=2)
+    straight = lower(graph, placement, TARGET)
+    rolled = roll(lower(graph, placement, TARGET), least=2)
     for program in (straight, rolled):
         program.code_bytes = code_size(program, TARGET).total
         start = -(-(TARGET.reserved_bytes + program.code_bytes) // 16) * 16

@@ -57,6 +57,8 @@ class Plan:
     sync: int
     memory_bytes: int
     text: str
+    parts: dict[str, int]
+    rotates: bool
 
 
 def fastest_plan(m: int, k: int, n: int, dtype: str, target: Target) -> Plan | None:
@@ -173,6 +175,7 @@ def priced(
     return Plan(
         int(total[i]), int(compute[i]), int(exchange[i]), int(sync[i]), int(memory[i]),
         _text({x: int(parts[x][i]) for x in LOOPS}, {x: int(v[i]) for x, v in f.items()}, int(rounds[i])),
+        {x: int(parts[x][i]) for x in LOOPS}, int(rounds[i]) > 1,
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "Row",
     "Score",
     "build_problem",
+    "candidate_of",
     "home_layout",
     "outline_problem",
     "resting",
@@ -216,6 +217,15 @@ def build_problem(
     return maker.priced(outline)
 
 
+def candidate_of(graph: TileGraph, i: int, form: int, plan: Plan, target: Target) -> Candidate:
+    """What a plan of op i in a form costs, whether it would be offered to placement or not."""
+    maker = _Maker(graph, target, 0, 0, Known(target))
+    maker.producer.update({op.result.tensor: j for j, op in enumerate(graph.ops)})
+    maker.settle_homes()
+    made = graph.ops[i].in_form(form)
+    return maker.candidate(made, form, maker.hosted(i, made), plan)
+
+
 def outline_problem(graph: TileGraph, target: Target, budget: int, keep: int) -> Problem:
     """The problem without its edges: enough to say what memory it needs."""
     return _Maker(graph, target, budget, keep, Known(target)).outline()
@@ -238,7 +248,7 @@ class _Maker:
     def outline(self) -> Problem:
         for i, op in enumerate(self.graph.ops):
             self.producer[op.result.tensor] = i
-        self._homes()
+        self.settle_homes()
         candidates: list[list[Candidate]] = []
         self.alike.update(self._signature(i, op) for i, op in enumerate(self.graph.ops))
         for i, op in enumerate(self.graph.ops):
@@ -298,7 +308,7 @@ class _Maker:
             rows.setdefault((variable[t], held), Row(t, variable[t], held))
         return list(rows.values())
 
-    def _homes(self) -> None:
+    def settle_homes(self) -> None:
         """The first op that reads a host tensor as a whole operand gives it its home; other reads are edges.
 
         What others read from must hold all of the tensor, in order: an op that skips rows is a home for itself alone.
@@ -389,15 +399,13 @@ class _Maker:
         alike = self.alike[self._signature(i, op)]
         enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike)
         for at, plan in enumerated.plans:
-            found.append(self._candidate(forms[at], usable[at], base, plan))
+            found.append(self.candidate(forms[at], usable[at], base, plan))
         if follow is not None:
             plans = [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
-            found += [self._candidate(op, 0, base, p, follow[1]) for p in plans]
+            found += [self.candidate(op, 0, base, p, follow[1]) for p in plans]
         return found, enumerated.combinations + (len(plans) if follow is not None else 0)
 
-    def _candidate(
-        self, op: TileOp, form: int, hosted: tuple[Hosted, ...], plan: Plan, followed: int = -1
-    ) -> Candidate:
+    def candidate(self, op: TileOp, form: int, hosted: tuple[Hosted, ...], plan: Plan, followed: int = -1) -> Candidate:
         stages = stages_of(op, plan)
         cycles = resident = temp = code = 0
         for s, stage in enumerate(stages):

@@ -69,6 +69,7 @@ def fit(
     problems: dict[int, Problem] = {}
     first: dict[int, Placement] = {}
     prices: dict[int, int] = {}
+    bounds: dict[int, int] = {}
     room = target.executable_bytes - target.reserved_bytes
     failures: dict[int, CompileError] = {}
 
@@ -83,6 +84,8 @@ def fit(
         for at in range(first, len(_CODE_PRICES)):
             priced = problem.at_code_price(_CODE_PRICES[at]) if at else None
             found = place(problem, cap, solver, effort, priced, progress=progress, stop=stop, more=more[i])
+            # A bound holds at any price of code if it is that of the free choice with all memory.
+            bounds.setdefault(i, found.bound)
             if problem.code_bytes(found.choice) <= room:
                 break
         return found, at
@@ -97,14 +100,23 @@ def fit(
         except CompileError as failure:
             failures[i] = failure
     # What holds for every graph holds for the choice between them.
-    bound = min((p.bound for p in first.values()), default=0)
+    bound = min(bounds.values(), default=0)
     for i in sorted(first, key=lambda i: (first[i].objective, i)):
         try:
-            placement = replace(first[i], bound=min(bound, first[i].objective))
+            placement = _against(first[i], bound)
             return _fitted(graphs[i], problems[i], placement, prices[i], cap, target, begin, partial(placed, i))
         except CompileError as failure:
             failures[i] = failure
     raise failures[min(failures)]
+
+
+def _against(placement: Placement, bound: int) -> Placement:
+    """A placement held against the bound of all graphs with all memory: it is optimal where it reaches that."""
+    bound = min(bound, placement.objective)
+    proved = bound == placement.objective
+    return replace(
+        placement, bound=bound, status="feasible" if placement.status == "optimal" and not proved else placement.status
+    )
 
 
 def _fitted(
@@ -130,7 +142,7 @@ def _fitted(
             except CompileError as none_left:
                 raise failure or none_left from None
             # The first bound holds for every choice, those that cost less code or memory among them.
-            placement = replace(placement, bound=min(bound, placement.objective))
+            placement = _against(placement, bound)
         begin("lower")
         program = roll(lower(graph, placement, target))
         code = code_size(program, target)

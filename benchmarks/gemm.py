@@ -33,8 +33,8 @@ import ipucc
 from ipucc.cli.output import table
 from ipucc.compiler import Compiled, CompileOptions, compile_model
 from ipucc.diagnostics import CompileError
+from ipucc.passes.plan.build_problem import candidate_of
 from ipucc.passes.plan.grid import Plan
-from ipucc.passes.plan.problem import candidate_of
 from ipucc.passes.program.lower import lower
 from ipucc.program.timing import program_times
 from ipucc.target import Target, load_target

@@ -34,12 +34,13 @@ from ipucc.cli.output import table
 from ipucc.compiler import CompileOptions, compile_model, optimise_model, schedule_model
 from ipucc.diagnostics import DoesNotFit
 from ipucc.ops.graph import TileGraph
+from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.dominance import eliminate_dominated
 from ipucc.passes.plan.effort import BUDGETS, Effort
 from ipucc.passes.plan.eliminate import Elimination
 from ipucc.passes.plan.greedy import greedy
 from ipucc.passes.plan.numbers import Choice, Numbers
-from ipucc.passes.plan.problem import Problem, build_problem
+from ipucc.passes.plan.problem import Problem
 from ipucc.passes.plan.search import search
 from ipucc.target import Target, load_target
 

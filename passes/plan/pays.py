@@ -11,9 +11,9 @@ from ipucc.ops.all import load_all
 from ipucc.ops.builder import Builder, BuildOptions, dtype_of, shape_of
 from ipucc.ops.graph import Ref
 from ipucc.ops.spec import Along, Axis
+from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.greedy import greedy
 from ipucc.passes.plan.numbers import Numbers
-from ipucc.passes.plan.problem import build_problem
 from ipucc.target import Target
 
 __all__ = ["predict_matmul", "sparsity_pays"]

@@ -13,9 +13,10 @@ import numpy as np
 
 from ipucc.diagnostics import CompileError, error
 from ipucc.ops.graph import TileGraph
+from ipucc.passes.plan.build_problem import Known, build_problem, outline_problem
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Stop, never
 from ipucc.passes.plan.place import Placement, Solver, place
-from ipucc.passes.plan.problem import Known, Problem, build_problem, outline_problem
+from ipucc.passes.plan.problem import Problem
 from ipucc.passes.plan.room import require_room
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size

@@ -11,7 +11,8 @@ from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Operand, TileOp
 from ipucc.passes.plan.grid import Grid, operand_layout
 from ipucc.passes.plan.place import Placement
-from ipucc.passes.plan.problem import Candidate, home_layout
+from ipucc.passes.plan.problem import Candidate
+from ipucc.passes.plan.resting import home_layout
 from ipucc.passes.plan.stages import Stage, partial_operand
 from ipucc.program.model import (
     Binding,

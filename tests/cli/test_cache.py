@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,21 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(os.listdir(tmp_path / "kept")) == 2
     _, passes = compiled(tmp_path, "second", cache=False)
     assert passes == 0
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_cores(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "if sys.argv[2] == 'one': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import ipucc\n"
+        "ipucc.compile(sys.argv[1], precision='fp16', effort='fast').save(sys.argv[3])\n"
+    )
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system binds no process to a core")
+    made = []
+    for cores in ("one", "all"):
+        out = tmp_path / f"{cores}.ipux"
+        environment = {**os.environ, "IPUCC_CACHE_DIR": ""}
+        subprocess.run([sys.executable, "-c", script, str(DIGITS), cores, str(out)], check=True, env=environment)
+        made.append(out.read_bytes())
+    assert made[0] == made[1]

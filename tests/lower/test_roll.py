@@ -10,8 +10,8 @@ from onnx.reference import ReferenceEvaluator
 
 from ipucc.api import Executable
 from ipucc.compiler import CompileOptions, optimise_model, schedule_model
+from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.place import place
-from ipucc.passes.plan.problem import build_problem
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import code_size
 from ipucc.passes.program.lower import lower

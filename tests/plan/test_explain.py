@@ -9,10 +9,10 @@ import pytest
 
 from ipucc.diagnostics import CompileError
 from ipucc.ops.graph import TileGraph
+from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.explain import Explanation, explain, select_ops
 from ipucc.passes.plan.numbers import FORBIDDEN
 from ipucc.passes.plan.place import Placement, place
-from ipucc.passes.plan.problem import build_problem
 from ipucc.target import load_target
 
 TARGET = replace(load_target("gc200"), tiles=16, phase_cycles=16)

@@ -13,12 +13,14 @@ import pytest
 
 from ipucc.diagnostics import DoesNotFit
 from ipucc.ops.graph import TileGraph
+from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.effort import Progress
 from ipucc.passes.plan.grid import operand_layout
 from ipucc.passes.plan.numbers import Numbers
 from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.place import place
-from ipucc.passes.plan.problem import Problem, build_problem, home_layout
+from ipucc.passes.plan.problem import Problem
+from ipucc.passes.plan.resting import home_layout
 from ipucc.passes.plan.room import least_bytes, require_room
 from ipucc.target import load_target
 

@@ -1,0 +1,408 @@
+"""From a tile graph to the placement problem: plans of every distinct op, costs of every distinct edge, memory rows."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ipucc.codelets.copy import Pack
+from ipucc.dtypes import itemsize
+from ipucc.ops.graph import TileGraph
+from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
+from ipucc.passes.plan.enumerate import Hosted, enumerate_plans
+from ipucc.passes.plan.grid import Grid, Plan, operand_layout
+from ipucc.passes.plan.overlap import Overlaps
+from ipucc.passes.plan.problem import Candidate, Edge, Problem, Row, Table
+from ipucc.passes.plan.repeats import repetitions
+from ipucc.passes.plan.resting import home_layout, resting, spread_layout
+from ipucc.passes.plan.stages import partial_operand, stages_of
+from ipucc.target import Target
+from ipucc.tiles.cuts import cut_axis
+from ipucc.tiles.layout import Layout
+from ipucc.tiles.view import View
+
+__all__ = ["Known", "build_problem", "candidate_of", "outline_problem"]
+
+
+class Known:
+    """What is known of ops and edges by their signatures: it serves several graphs of one model and one machine."""
+
+    def __init__(self, target: Target) -> None:
+        self.overlaps = Overlaps(target)
+        self.candidates: dict[str, list[Candidate]] = {}
+        self.combinations: dict[str, int] = {}
+        self.tables: dict[tuple[str, ...], tuple[Table, Table]] = {}
+
+
+def build_problem(
+    graph: TileGraph,
+    target: Target,
+    budget: int,
+    keep: int,
+    outlined: Callable[[Problem], None] | None = None,
+    known: Known | None = None,
+) -> Problem:
+    """Candidates of every op (equal ops share theirs) and the cost tables of every edge (equal edges likewise).
+
+    `outlined` gets the problem before its edges are priced, and may refuse it. `known` is filled and used again; it
+    must come from the same target, budget and number of plans to keep.
+    """
+    maker = _Maker(graph, target, budget, keep, Known(target) if known is None else known)
+    outline = maker.outline()
+    if outlined is not None:
+        outlined(outline)
+    return maker.priced(outline)
+
+
+def candidate_of(graph: TileGraph, i: int, form: int, plan: Plan, target: Target) -> Candidate:
+    """What a plan of op i in a form costs, whether it would be offered to placement or not."""
+    maker = _Maker(graph, target, 0, 0, Known(target))
+    maker.producer.update({op.result.tensor: j for j, op in enumerate(graph.ops)})
+    maker.settle_homes()
+    made = graph.ops[i].in_form(form)
+    return maker.candidate(made, form, maker.hosted(i, made), plan)
+
+
+def outline_problem(graph: TileGraph, target: Target, budget: int, keep: int) -> Problem:
+    """The problem without its edges: enough to say what memory it needs."""
+    return _Maker(graph, target, budget, keep, Known(target)).outline()
+
+
+@dataclass(eq=False)
+class _Maker:
+    graph: TileGraph
+    target: Target
+    budget: int
+    keep: int
+    known: Known
+    producer: dict[int, int] = field(default_factory=dict)
+    home: dict[int, tuple[int, int]] = field(default_factory=dict)
+    signatures: list[str] = field(default_factory=list)
+    fixed: dict[int, Layout] = field(default_factory=dict)
+    reads: dict[int, int] = field(default_factory=dict)
+    alike: Counter[str] = field(default_factory=Counter)
+
+    def outline(self) -> Problem:
+        for i, op in enumerate(self.graph.ops):
+            self.producer[op.result.tensor] = i
+        self.settle_homes()
+        candidates: list[list[Candidate]] = []
+        self.alike.update(self._signature(i, op) for i, op in enumerate(self.graph.ops))
+        for i, op in enumerate(self.graph.ops):
+            follow = self._followed(op)
+            text = self._signature(i, op)
+            text += f"x{self.alike[text]}"
+            if follow is not None:
+                text += "<" + self.signatures[follow[0]]
+            sig = hashlib.sha256(text.encode()).hexdigest()
+            self.signatures.append(sig)
+            if sig not in self.known.candidates:
+                self.known.candidates[sig], self.known.combinations[sig] = self._candidates(i, op, follow, candidates)
+            candidates.append(self.known.candidates[sig])
+        variable, kept = self._variables()
+        weight = [0] * len(kept)
+        for v in variable:
+            weight[v] += 1
+        fixed_bytes = sum(layout.nbytes for layout in self.fixed.values())
+        return Problem(
+            self.graph, self.target, variable, weight, [candidates[o] for o in kept], [], self._rows(variable),
+            fixed_bytes, self.home, self.fixed, [self.known.combinations[self.signatures[o]] for o in kept],
+        )  # fmt: skip
+
+    def priced(self, outline: Problem) -> Problem:
+        """The outlined problem with its edges."""
+        variable = outline.variable
+        candidates = [self.known.candidates[sig] for sig in self.signatures]
+        edges: dict[tuple[int, int, int], Edge] = {}
+        for i, op in enumerate(self.graph.ops):
+            for producer, table, code in self._edges(i, op, candidates):
+                v = variable[producer] if producer >= 0 else -1
+                key = (v, variable[i], id(table))
+                old = edges.get(key)
+                edges[key] = Edge(v, variable[i], table, 1 if old is None else old.count + 1, code)
+        return replace(outline, edges=list(edges.values()))
+
+    def _variables(self) -> tuple[list[int], list[int]]:
+        """The variable of every op, and the first op of every variable."""
+        first = list(range(len(self.graph.ops)))
+        for r in repetitions(self.signatures, least=4):
+            for i in range(r.start + r.period, r.stop):
+                first[i] = r.start + (i - r.start) % r.period
+        kept = sorted(set(first))
+        number = {o: v for v, o in enumerate(kept)}
+        return [number[o] for o in first], kept
+
+    def _rows(self, variable: list[int]) -> list[Row]:
+        """Memory of every step; of equal rows the first."""
+        last = self._last_use()
+        alive: list[dict[int, int]] = [{} for _ in self.graph.ops]
+        for o, op in enumerate(self.graph.ops):
+            for t in range(o, last[op.result.tensor] + 1):
+                alive[t][variable[o]] = alive[t].get(variable[o], 0) + 1
+        rows: dict[tuple[object, ...], Row] = {}
+        for t, live in enumerate(alive):
+            held = tuple(sorted(live.items()))
+            rows.setdefault((variable[t], held), Row(t, variable[t], held))
+        return list(rows.values())
+
+    def settle_homes(self) -> None:
+        """The first op that reads a host tensor as a whole operand gives it its home; other reads are edges.
+
+        What others read from must hold all of the tensor, in order: an op that skips rows is a home for itself alone.
+        """
+        reads = self.reads
+        for op in self.graph.ops:
+            for operand in op.operands:
+                for s in operand.sources:
+                    reads[s.tensor] = reads.get(s.tensor, 0) + 1
+        for i, op in enumerate(self.graph.ops):
+            for k, operand in enumerate(op.operands):
+                if not self._hostable(operand) or operand.sources[0].tensor in self.home:
+                    continue
+                if reads[operand.sources[0].tensor] == 1 or _holds_all(operand):
+                    self.home[operand.sources[0].tensor] = (i, k)
+        for op in self.graph.ops:
+            for operand in op.operands:
+                for s in operand.sources:
+                    t = self.graph.tensors[s.tensor]
+                    if t.kind != "result" and s.tensor not in self.home and s.tensor not in self.fixed:
+                        self.fixed[s.tensor] = spread_layout(t.shape, itemsize(t.dtype), t.grain_dim, self.target)
+
+    def _hostable(self, operand: Operand) -> bool:
+        tensor = self.graph.tensors[operand.sources[0].tensor] if len(operand.sources) == 1 else None
+        return (
+            tensor is not None
+            and tensor.kind != "result"
+            and operand.sources[0].view.is_identity
+            and (operand.grain_dim == tensor.grain_dim or self.reads[tensor.index] == 1)
+        )
+
+    def hosted(self, i: int, op: TileOp) -> tuple[Hosted, ...]:
+        return tuple(
+            self._kind(o) if self._hostable(o) and self.home.get(o.sources[0].tensor) == (i, k) else ""
+            for k, o in enumerate(op.operands)
+        )
+
+    def _kind(self, operand: Operand) -> Hosted:
+        return "input" if self.graph.tensors[operand.sources[0].tensor].kind == "input" else "weight"
+
+    def _signature(self, i: int, op: TileOp) -> str:
+        """Everything that an op's candidates depend on, names left out."""
+        parts: list[object] = [self._form_signature(i, form) for form in (op, *op.forms)]
+        return json.dumps(parts, default=str)
+
+    def _form_signature(self, i: int, op: TileOp) -> list[object]:
+        return [
+            [(a.name, a.size, a.kind, a.grain) for a in op.axes],
+            [(list(o.shape), o.dtype, o.grain_dim, o.pack_dim, o.epilogue, [_dim(d) for d in o.dims],
+              len(o.sources)) for o in op.operands],
+            [list(op.result.axes), op.result.dtype, op.result.grain_dim, op.partial_dtype, list(op.statistics)],
+            [c.to_json() if c is not None else None for c in (op.codelet, op.partial, op.combine)],
+            self.hosted(i, op),
+            [self._regrains(o) for o in op.operands],
+        ]  # fmt: skip
+
+    def _regrains(self, operand: Operand) -> bool:
+        """Whether the operand is a host tensor whose grains its only reader is free to choose."""
+        if len(operand.sources) != 1:
+            return False
+        tensor = self.graph.tensors[operand.sources[0].tensor]
+        return tensor.kind != "result" and self.reads[tensor.index] == 1
+
+    def _followed(self, op: TileOp) -> tuple[int, int] | None:
+        """(producer, operand) whose layout this op can take over as it is, if there is one."""
+        if any(a.kind == "reduce" for a in op.axes):
+            return None
+        for k, o in enumerate(op.operands):
+            source = o.sources[0]
+            if (
+                len(o.sources) == 1
+                and source.tensor in self.producer
+                and source.view.is_identity
+                and o.dims == tuple(Along(a) for a in op.result.axes)
+                and o.grain_dim == op.result.grain_dim
+            ):
+                return self.producer[source.tensor], k  # fmt: skip
+        return None
+
+    def _candidates(
+        self, i: int, op: TileOp, follow: tuple[int, int] | None, known: list[list[Candidate]]
+    ) -> tuple[list[Candidate], int]:
+        found: list[Candidate] = []
+        base = self.hosted(i, op)
+        # Where the host writes what a form would have to fetch, other readers hold it to their grains.
+        usable = [f for f in range(len(op.forms) + 1) if self.hosted(i, op.in_form(f)) == base]
+        forms = [op.in_form(f) for f in usable]
+        alike = self.alike[self._signature(i, op)]
+        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike)
+        for at, plan in enumerated.plans:
+            found.append(self.candidate(forms[at], usable[at], base, plan))
+        if follow is not None:
+            plans = [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
+            found += [self.candidate(op, 0, base, p, follow[1]) for p in plans]
+        return found, enumerated.combinations + (len(plans) if follow is not None else 0)
+
+    def candidate(self, op: TileOp, form: int, hosted: tuple[Hosted, ...], plan: Plan, followed: int = -1) -> Candidate:
+        stages = stages_of(op, plan)
+        cycles = resident = temp = code = 0
+        for s, stage in enumerate(stages):
+            rounds = stage.grid.rounds
+            first = stage.grid.round(0)
+            n = {a: (hi - lo).astype(np.int64) for a, (lo, hi) in first.cells.items()}
+            cells = np.meshgrid(*[n[a] for a in first.axes], indexing="ij")
+            full = {a: c.reshape(-1) for a, c in zip(first.axes, cells, strict=True)}
+            cycles += rounds * int(np.max(stage.codelet.cycles(full, self.target)))
+            here = int(np.max(stage.codelet.temp_bytes(full, self.target)))
+            fetched = False
+            if stage.takes_partials:
+                before = stages[s - 1]
+                dst = operand_layout(partial_operand(op, before), first)
+                view = _identity_of(before.layout)
+                src = before.layout
+                collect = self.known.overlaps.cost(_first_round(src), dst, view)
+                cycles, code = cycles + rounds * collect.total, code + rounds * collect.code
+                here += dst.nbytes + src.nbytes
+            elif s + 1 < len(stages):
+                here += stage.layout.nbytes
+            for k in stage.operands:
+                o = op.operands[k]
+                layout = operand_layout(o, stage.grid)
+                # What the stage before has brought lies on the same tiles still; what all rounds need alike comes once.
+                brought = any(k in st.operands for st in stages[:s])
+                times = 0 if brought else 1 if layout.slots is None else rounds
+                if hosted[k]:
+                    home = resting(layout, hosted[k], plan.gathered, self.target)
+                    resident += home.nbytes if times else 0
+                    if home is not layout:
+                        here += layout.slot_bytes
+                        needed = layout if layout.slots is None else operand_layout(o, first)
+                        cost = self.known.overlaps.cost(home, needed, _identity_of(layout))
+                        # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
+                        alone = all(hosted[x] for x in stage.operands) and not stage.takes_partials
+                        cycles += times * (cost.exchange + cost.copy + (cost.sync if alone and not fetched else 0))
+                        code += times * cost.code
+                        fetched = True
+                else:
+                    here += layout.slot_bytes
+                if o.pack_dim is not None:
+                    packed = operand_layout(o, first, o.pack_dim)
+                    here += packed.slot_bytes
+                    cycles += times * pack_cycles(o, packed, self.target)
+            temp = max(temp, here)
+        moved = [k for k in stages[0].operands if not hosted[k]]
+        fetching = next((k for k in moved if k != followed), moved[0] if moved else -1)
+        return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp, fetching, code)
+
+    def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[tuple[int, Table, Table]]:
+        """(producing op or -1, cycles and code by candidates) for all that an op reads and the host does not write."""
+        out = []
+        hosted = self.hosted(i, op)
+        for k, o in enumerate(op.operands):
+            if hosted[k]:
+                continue
+            for s in o.sources:
+                out.append(self._edge(i, k, s, candidates))
+        return out
+
+    def _edge(self, i: int, k: int, s: Source, candidates: list[list[Candidate]]) -> tuple[int, Table, Table]:
+        tensor = s.tensor
+        view_key = s.view.digest
+        if tensor in self.producer:
+            j = self.producer[tensor]
+            rows = [c.layout for c in candidates[j]]
+            key: tuple[str, ...] = (self.signatures[j], self.signatures[i], str(k), view_key)
+        elif tensor in self.fixed:
+            j, rows = -1, [self.fixed[tensor]]
+            key = (repr((self.fixed[tensor].shape, self.fixed[tensor].grain_dim)), self.signatures[i], str(k), view_key)
+        else:
+            j, kk = self.home[tensor]
+            rows = [home_layout(self.graph, (j, kk), c, self.target) for c in candidates[j]]
+            key = (self.signatures[j] + str(kk), self.signatures[i], str(k), view_key)
+        if key not in self.known.tables:
+            wanted, rounds, phase = [], [], []
+            for cand in candidates[i]:
+                stage = next(st for st in cand.stages if k in st.operands)
+                operand = self.graph.ops[i].in_form(cand.form).operands[k]
+                wanted.append(operand_layout(operand, stage.grid.round(0)))
+                rounds.append(stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1)
+                phase.append(k == cand.fetching)
+            costs = self.known.overlaps.costs(rows, wanted, s.view)
+            once = [[c.total if p else c.exchange + c.copy for c, p in zip(row, phase, strict=True)] for row in costs]
+            turns = np.asarray(rounds, np.int64)
+            code = np.array([[c.code for c in row] for row in costs], np.int64)
+            self.known.tables[key] = np.array(once, np.int64) * turns, code * turns
+        return j, *self.known.tables[key]
+
+    def _last_use(self) -> dict[int, int]:
+        last = {op.result.tensor: i for i, op in enumerate(self.graph.ops)}
+        for i, op in enumerate(self.graph.ops):
+            for o in op.operands:
+                for s in o.sources:
+                    if s.tensor in last:
+                        last[s.tensor] = i
+        for out in self.graph.outputs:
+            last[out.source.tensor] = len(self.graph.ops) - 1
+        return last
+
+
+def _dim(d: object) -> object:
+    if isinstance(d, Span):
+        return [d.axis, hashlib.sha256(d.lo.tobytes() + d.hi.tobytes()).hexdigest()]
+    return repr(d)
+
+
+def _holds_all(operand: Operand) -> bool:
+    """Whether the cells of an operand, however it is cut, follow each other and leave nothing of the tensor out."""
+    return all(
+        bool(d.lo.size and d.lo[0] <= 0 and d.hi[-1] >= n and (d.lo[1:] <= d.hi[:-1]).all())
+        and bool((np.diff(d.lo) >= 0).all() and (np.diff(d.hi) >= 0).all())
+        for d, n in zip(operand.dims, operand.shape, strict=True)
+        if isinstance(d, Span)
+    )
+
+
+def _identity_of(layout: Layout) -> View:
+    return View.identity(layout.shape)
+
+
+def _first_round(layout: Layout) -> Layout:
+    """The part of a layout in slot 0 (all rounds of a serial plan look alike)."""
+    if layout.slots is None:
+        return layout
+    index = [slice(None)] * len(layout.shape)
+    for d in range(len(layout.shape)):
+        along = np.moveaxis(layout.slots, d, 0)
+        if (along != along[:1]).any():
+            index[d] = slice(0, None, layout.slot_count)
+    cuts = tuple((lo[s], hi[s]) for (lo, hi), s in zip(layout.cuts, index, strict=True))
+    return Layout(layout.shape, cuts, layout.tiles[(*index, slice(None))], layout.itemsize, layout.grain_dim)
+
+
+def _follow(op: TileOp, layout: Layout) -> Plan | None:
+    """The plan that computes where `layout` holds the operand; None where the op cannot be cut like that."""
+    if layout.slots is not None or layout.replicas != 1:
+        return None
+    cells = {}
+    for name, (lo, hi) in zip(op.result.axes, layout.cuts, strict=True):
+        axis = op.axis(name)
+        if (axis.kind == "whole" and lo.size > 1) or (lo % axis.grain).any():
+            return None
+        cells[name] = (lo, hi)
+    for axis in op.axes:
+        if axis.name not in cells:
+            cells[axis.name] = cut_axis(axis.size, 1)
+    extra = tuple(a.name for a in op.axes if a.name not in op.result.axes)
+    tiles = layout.tiles[..., 0].reshape([*layout.grid, *([1] * len(extra))])
+    grid = Grid((*op.result.axes, *extra), cells, tiles)
+    parts = tuple((a, cells[a][0].size) for a in grid.axes)
+    return Plan(parts, grid=grid)
+
+
+def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:
+    """Cycles of re-ordering the largest cell of an operand."""
+    axes = tuple(f"d{d}" for d in range(len(operand.shape)))
+    n = {a: np.full(1, size, np.int64) for a, size in zip(axes, layout.cell, strict=True)}
+    return int(Pack(axes).cycles(n, target)[0])

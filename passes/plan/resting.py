@@ -1,0 +1,92 @@
+"""Where host tensors rest between the time the host writes them and the time an op reads them."""
+
+from math import prod
+
+import numpy as np
+
+from ipucc.ops.graph import TileGraph
+from ipucc.passes.plan.enumerate import Hosted, worth_gathering
+from ipucc.passes.plan.grid import operand_layout
+from ipucc.passes.plan.problem import Candidate
+from ipucc.target import Target
+from ipucc.tiles.cuts import cut_axis, nested_cut, useful_parts
+from ipucc.tiles.layout import GRAIN_BYTES, Layout
+
+__all__ = ["home_layout", "resting", "spread_layout"]
+
+
+def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, target: Target) -> Layout:
+    """One copy of a tensor spread over the tiles, so that the fullest tile holds as little as the two longest
+    dimensions can be cut to: where a host tensor rests by default, and a weight that is gathered before use."""
+    grain = max(1, GRAIN_BYTES // itemsize)
+    grains = [-(-n // (grain if d == grain_dim else 1)) for d, n in enumerate(shape)]
+    parts = [1] * len(shape)
+    longest = sorted(range(len(shape)), key=lambda d: (-grains[d], d))[:2]
+    best: tuple[int, int] | None = None
+    for first in useful_parts(grains[longest[0]], target.tiles).tolist() if longest else []:
+        rest = target.tiles // first
+        second = int(useful_parts(grains[longest[1]], rest)[-1]) if len(longest) > 1 else 1
+        cell = -(-grains[longest[0]] // first) * (-(-grains[longest[1]] // second) if len(longest) > 1 else 1)
+        if best is None or (cell, first * second) < best:
+            best = cell, first * second
+            parts = [1] * len(shape)
+            parts[longest[0]] = first
+            if len(longest) > 1:
+                parts[longest[1]] = second
+    cuts = tuple(cut_axis(n, parts[d], grain if d == grain_dim else 1) for d, n in enumerate(shape))
+    grid = [c[0].size for c in cuts]
+    tiles = np.arange(prod(grid), dtype=np.int32).reshape(*grid, 1)
+    return Layout(shape, cuts, tiles, itemsize, grain_dim)
+
+
+def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate, target: Target) -> Layout:
+    """Where a host tensor rests that has its home at an operand (op, operand) of an op placed like that."""
+    i, k = home
+    stage = next(st for st in cand.stages if k in st.operands)
+    operand = graph.ops[i].in_form(cand.form).operands[k]
+    kind: Hosted = "input" if graph.tensors[operand.sources[0].tensor].kind == "input" else "weight"
+    return resting(operand_layout(operand, stage.grid), kind, cand.plan.gathered, target)
+
+
+def resting(used: Layout, kind: Hosted, gathered: bool, target: Target) -> Layout:
+    """Where a host tensor rests that an op needs as in `used`: there, or in one copy.
+
+    An input that several tiles need is written once and fetched from there. A weight is written wherever it is used,
+    unless the plan gathers weights and this one takes enough of every tile. The one copy of a cell is dealt out to the
+    tiles that share the cell; where cells overlap (halos), the tensor is spread over all tiles.
+    """
+    held = prod(int(np.maximum(hi - lo, 0).sum()) for lo, hi in used.cuts)
+    if held > prod(used.shape):
+        one = spread_layout(used.shape, used.itemsize, used.grain_dim, target)
+    elif used.replicas > 1:
+        one = dealt_layout(used)
+    else:
+        return used
+    if kind == "input":
+        return one
+    return one if gathered and bool(worth_gathering(np.asarray(used.nbytes), one.nbytes)) else used
+
+
+def dealt_layout(used: Layout) -> Layout:
+    """One copy of what `used` holds, every cell cut into pieces for the tiles that share it.
+
+    Cuts run along the dimensions that lie outermost in memory, so that a piece is one contiguous run of its cell.
+    """
+    order = [used.grain_dim, *(d for d in range(len(used.shape)) if d != used.grain_dim)] if used.shape else []
+    cuts, ways, left = list(used.cuts), [1] * len(used.shape), used.replicas
+    for d in order:
+        grain = used.grain if d == used.grain_dim else 1
+        lo, hi = used.cuts[d]
+        ways[d] = max(1, min(left, int((-(-(hi - lo) // grain)).max(initial=1))))
+        left //= ways[d]
+        cuts[d] = nested_cut(used.cuts[d], ways[d], grain)
+    pieces, rank = prod(ways), len(used.shape)
+    # Pieces are dealt evenly over the tiles that share a cell, all of them where there are as many pieces.
+    pick = np.arange(pieces) * used.replicas // pieces
+    inner = used.tiles[..., pick].reshape(*used.grid, *ways)
+    inner = inner.transpose([x for d in range(rank) for x in (d, rank + d)])
+    tiles = inner.reshape(*(n * w for n, w in zip(used.grid, ways, strict=True)), 1)
+    slots = used.slots
+    for d, w in enumerate(ways):
+        slots = slots if slots is None else np.repeat(slots, w, axis=d)
+    return Layout(used.shape, tuple(cuts), np.ascontiguousarray(tiles), used.itemsize, used.grain_dim, slots)

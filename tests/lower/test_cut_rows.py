@@ -12,7 +12,7 @@ import pytest
 from ipucc.api import Executable
 from ipucc.compiler import CompileOptions, compile_model
 from ipucc.ops.spec import TileOp
-from ipucc.passes.plan import problem
+from ipucc.passes.plan import build_problem as building
 from ipucc.passes.plan.enumerate import Enumerated
 from ipucc.passes.plan.grid import Plan
 
@@ -81,12 +81,12 @@ def test_any_plan_computes_the_same(
     options.intra_op_num_threads = 1
     (wanted,) = onnxruntime.InferenceSession(made.SerializeToString(), options).run(None, {"x": x})
     # No row is cut by the plan that only follows: every op then computes where its operand lies.
-    monkeypatch.setattr(problem, "_follow", lambda *_: None)
+    monkeypatch.setattr(building, "_follow", lambda *_: None)
     target = machine_file(tiles=TILES)
     cut = rounds = 0
     for seed in range(5):
         plans = Plans(seed)
-        monkeypatch.setattr(problem, "enumerate_plans", plans)
+        monkeypatch.setattr(building, "enumerate_plans", plans)
         compiled = compile_model(
             made,
             CompileOptions(target=str(target), precision=precision, solver="greedy"),  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_rows_are_cut_where_their_producer_is(
     for split in splits:
         # No plan of its own for the row op: it has to follow.
         monkeypatch.setattr(
-            problem, "enumerate_plans", lambda forms, *_, s=split: Enumerated([] if forms[0].rows else [(0, s)], 1)
+            building, "enumerate_plans", lambda forms, *_, s=split: Enumerated([] if forms[0].rows else [(0, s)], 1)
         )
         compiled = compile_model(made, CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy"))
         product, rows = compiled.placement.chosen

@@ -10,7 +10,7 @@ import numpy as np
 
 from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
-from ipucc.ops.graph import TileGraph
+from ipucc.ops.graph import TileGraph, live_results
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
 from ipucc.passes.plan.enumerate import Hosted, enumerate_plans
 from ipucc.passes.plan.grid import Grid, Plan, operand_layout
@@ -137,11 +137,7 @@ class _Maker:
 
     def _rows(self, variable: list[int]) -> list[Row]:
         """Memory of every step; of equal rows the first."""
-        last = self._last_use()
-        alive: list[dict[int, int]] = [{} for _ in self.graph.ops]
-        for o, op in enumerate(self.graph.ops):
-            for t in range(o, last[op.result.tensor] + 1):
-                alive[t][variable[o]] = alive[t].get(variable[o], 0) + 1
+        alive = [Counter(variable[self.producer[x]] for x in live) for live in live_results(self.graph)]
         rows: dict[tuple[object, ...], Row] = {}
         for t, live in enumerate(alive):
             held = tuple(sorted(live.items()))
@@ -335,17 +331,6 @@ class _Maker:
             code = np.array([[c.code for c in row] for row in costs], np.int64)
             self.known.tables[key] = np.array(once, np.int64) * turns, code * turns
         return j, *self.known.tables[key]
-
-    def _last_use(self) -> dict[int, int]:
-        last = {op.result.tensor: i for i, op in enumerate(self.graph.ops)}
-        for i, op in enumerate(self.graph.ops):
-            for o in op.operands:
-                for s in o.sources:
-                    if s.tensor in last:
-                        last[s.tensor] = i
-        for out in self.graph.outputs:
-            last[out.source.tensor] = len(self.graph.ops) - 1
-        return last
 
 
 def _dim(d: object) -> object:

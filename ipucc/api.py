@@ -220,9 +220,9 @@ def compile(
     `passes` replaces the graph-level pipeline; `block` and `density` add block sparsity to the default one. `load`
     names Python files with passes. `effort` says how long placement searches; `recompute` whether tensors may be
     computed again, instead of kept, where the model does not fit otherwise; `explain` names ops or ONNX nodes, or
-    patterns of them, whose plans are explained in the result; `cache` is a folder of compiled programs, by default that
-    of IPUCC_CACHE_DIR (see `ipucc.cache`); `on_pass` hears of every finished pass with its wall seconds. Raises
-    CompileError for what the user can mend, DoesNotFit where the target is too small.
+    patterns of them, whose plans are explained in the result; `cache` is a folder of compiled programs and of plans, by
+    default that of IPUCC_CACHE_DIR (see `ipucc.cache`); `on_pass` hears of every finished pass with its wall seconds.
+    Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     # Running a program takes neither onnx nor the solver, so only this function loads them.
     from ipucc.cache import cache_folder, find_entry
@@ -232,10 +232,11 @@ def compile(
         target, precision, partials, dict(dims or {}), dict(input_shapes or {}), passes, block, density, solver,
         tuple(load), effort, recompute=recompute,
     )  # fmt: skip
-    entry = None if explain else find_entry(source, options, cache_folder(cache))
+    folder = cache_folder(cache)
+    entry = None if explain else find_entry(source, options, folder)
     if entry is not None and (kept := entry.load()) is not None:
         return Executable(*kept)
-    compiled = compile_model(source, options, on_pass=on_pass, explain=explain)
+    compiled = compile_model(source, options, on_pass=on_pass, explain=explain, cache=folder)
     if entry is not None:
         entry.store(compiled.program, compiled.remarks)
     return Executable(compiled.program, compiled.remarks, compiled.explanations)

@@ -1,18 +1,24 @@
-"""Compiled programs kept on disk: a model that was compiled before, for the same machine with the same options by the
-same ipucc, is read instead.
+"""What is kept on disk between compilations: compiled programs, and the plans of ops and costs of edges.
 
-An entry is a program file and what the passes remarked, named by a digest of everything that they depend on. The cache
-is used where its folder is named: by the caller, or by the environment variable IPUCC_CACHE_DIR.
+A model that was compiled before, for the same machine with the same options by the same ipucc, is read instead. Of
+every other model, ops and edges that were priced before are not priced again. Entries are named by a digest of
+everything that they depend on. The cache is used where its folder is named: by the caller, or by the environment
+variable IPUCC_CACHE_DIR. What has not been used for longest goes where the folder becomes too large.
+
+An entry appears under its name only once it is complete, so that processes may share a folder; an entry that is damaged
+is none, and is written again. A folder that cannot be written to keeps nothing: that is no error.
 """
 
 import hashlib
 import json
 import mmap
 import os
+import re
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,24 +26,37 @@ import onnx
 import onnx_ir as ir
 
 from ipucc import __version__
-from ipucc.diagnostics import CompileError, Diagnostic
+from ipucc.code_digest import foreign_code, own_code
+from ipucc.diagnostics import CompileError, Diagnostic, error
 from ipucc.program.file import load_program, save_program
 from ipucc.program.model import Program
-from ipucc.target import load_target
+from ipucc.target import Target, load_target
 
 if TYPE_CHECKING:
     from ipucc.compiler import CompileOptions
 
-__all__ = ["Entry", "cache_folder", "find_entry"]
+__all__ = ["Entry", "PlanStore", "cache_folder", "find_entry", "plan_store"]
 
 _VARIABLE: Final = "IPUCC_CACHE_DIR"
-_LIBRARIES: Final = ("numpy", "onnx", "onnx-ir", "ortools")
-_FORMAT: Final = "ipucc.cache/1"
+_LIMIT: Final = "IPUCC_CACHE_BYTES"
+_LIBRARIES: Final = ("numba", "numpy", "onnx", "onnx-ir", "ortools")
+_FORMAT: Final = "ipucc.cache/2"
+_PLANS: Final = "plans"
+_PROGRAM_BYTES: Final = 5 << 30
+_PLAN_BYTES: Final = 64 << 20
+_STALE_SECONDS: Final = 3600
+"""Nothing takes so long to write: a draft of this age was left behind by a process that is no more."""
+_NAME: Final = re.compile(r"[0-9a-f]{64}\.(ipux|json|plan)")
+_DRAFT: Final = re.compile(r"\.?[0-9a-f]{64}\.(ipux|json|plan)\..+")
 
 
 def cache_folder(named: str | Path | None = None) -> Path | None:
-    """The folder of the cache: the one that is named, else that of IPUCC_CACHE_DIR, else None, and nothing is kept."""
+    """The folder of the cache: the one that is named, else that of IPUCC_CACHE_DIR, else None, and nothing is kept.
+
+    Raises CompileError IPU0614 where IPUCC_CACHE_BYTES is no number.
+    """
     text = str(named) if named is not None else os.environ.get(_VARIABLE, "")
+    _program_bytes()
     return Path(text) if text else None
 
 
@@ -53,21 +72,71 @@ class Entry:
         try:
             found = json.loads(self.remarks.read_text(encoding="utf-8"))
             remarks = tuple(Diagnostic(**{**x, "notes": tuple(x["notes"]), "help": tuple(x["help"])}) for x in found)
-            return load_program(self.program), remarks
+            program = load_program(self.program)
         except (OSError, ValueError, TypeError, KeyError, CompileError):
             return None
+        _used(self.program)
+        return program, remarks
 
     def store(self, program: Program, remarks: Sequence[Diagnostic]) -> None:
-        """Keeps a program. A folder that cannot be written to keeps nothing: the compilation has succeeded without."""
+        """Keeps a program."""
         try:
             self.program.parent.mkdir(parents=True, exist_ok=True)
             save_program(program, self.program)
             # Written last: an entry without remarks is none.
-            made = self.remarks.with_suffix(f".{os.getpid()}")
-            made.write_text(json.dumps([asdict(r) for r in remarks]), encoding="utf-8")
-            os.replace(made, self.remarks)
+            _write(self.remarks, json.dumps([asdict(r) for r in remarks]).encode())
         except (OSError, CompileError):
             return
+        _trim(self.program.parent, _program_bytes())
+
+
+@dataclass(eq=False)
+class PlanStore:
+    """Documents of plans and edges by key; `salt` stands for the machine, ipucc and what it is made of."""
+
+    folder: Path
+    salt: bytes
+    _wrote: bool = False
+
+    def read(self, key: Sequence[str]) -> object:
+        """The document under a key as it was written; None where there is none, or where it is damaged."""
+        path = self._path(key)
+        try:
+            digest, _, content = path.read_bytes().partition(b"\n")
+            if digest.decode() != hashlib.sha256(content).hexdigest():
+                return None
+            document: object = json.loads(content)
+        except (OSError, ValueError):
+            return None
+        _used(path)
+        return document
+
+    def write(self, key: Sequence[str], document: object) -> None:
+        """Keeps a document of plain JSON values, or does not where the folder cannot be written to."""
+        content = json.dumps(document, separators=(",", ":")).encode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self._path(key), hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        except OSError:
+            return
+        self._wrote = True
+
+    def trim(self) -> None:
+        """Ends a compilation: if it wrote anything, what has not been used for longest goes where there is too much."""
+        if self._wrote:
+            _trim(self.folder, _PLAN_BYTES)
+
+    def _path(self, key: Sequence[str]) -> Path:
+        digest = hashlib.blake2b(self.salt, digest_size=32)
+        digest.update(json.dumps(key).encode())
+        return self.folder / f"{digest.hexdigest()}.plan"
+
+
+def plan_store(target: Target, folder: Path | None) -> PlanStore | None:
+    """Where plans for a machine are kept; None without a folder."""
+    if folder is None:
+        return None
+    return PlanStore(folder / _PLANS, hashlib.blake2b(_origin(target), digest_size=32).digest())
 
 
 def find_entry(
@@ -78,12 +147,9 @@ def find_entry(
         return None
     try:
         # BLAKE2 reads a gigabyte in a second or two where SHA-256 has no help from the processor.
-        digest = hashlib.blake2b(digest_size=32)
-        parts: list[object] = [_FORMAT, __version__, *(f"{name} {version(name)}" for name in _LIBRARIES)]
-        parts += [json.dumps(asdict(load_target(options.target)), sort_keys=True, default=str)]
-        parts += [json.dumps({**asdict(options), "target": ""}, sort_keys=True, default=str)]
-        digest.update("\n".join(map(str, parts)).encode())
-        digest.update(_own_code())
+        digest = hashlib.blake2b(_origin(load_target(options.target)), digest_size=32)
+        digest.update(json.dumps({**asdict(options), "target": ""}, sort_keys=True, default=str).encode())
+        digest.update(json.dumps(_additions()).encode())
         for path in options.load:
             digest.update(Path(path).read_bytes())
         if isinstance(source, onnx.ModelProto):
@@ -102,18 +168,78 @@ def find_entry(
     return Entry(folder / f"{name}.ipux", folder / f"{name}.json")
 
 
-@cache
-def _own_code() -> bytes:
-    """A digest of ipucc's own source, so that no change of the compiler meets an entry of the one before."""
-    digest = hashlib.sha256()
-    here = Path(__file__).parent
-    from ipucc import passes, runtime
+def _program_bytes() -> int:
+    """How much compiled programs may take of a folder: IPUCC_CACHE_BYTES, or 5 GiB. Raises CompileError IPU0614."""
+    text = os.environ.get(_LIMIT, "")
+    if not text:
+        return _PROGRAM_BYTES
+    if not text.isascii() or not text.isdigit():
+        raise error("IPU0614", f"{_LIMIT} is {text!r}, and should be a number of bytes")
+    return int(text)
 
-    roots = [here, *(Path(str(m.__file__)).parent for m in (passes, runtime))]
-    files = {p.resolve() for root in roots for p in root.rglob("*") if p.suffix in (".py", ".toml")}
-    for path in sorted(files):
-        digest.update(str(path.name).encode() + path.read_bytes())
-    return digest.digest()
+
+def _origin(target: Target) -> bytes:
+    """What all entries depend on: ipucc, the libraries that it computes with, and the machine."""
+    parts = [_FORMAT, __version__, *(f"{name} {version(name)}" for name in _LIBRARIES)]
+    parts += [json.dumps(asdict(target), sort_keys=True, default=str)]
+    return "\n".join(parts).encode() + own_code()
+
+
+def _additions() -> list[str]:
+    """Lowerings, codelets and passes that are not ipucc's own."""
+    from ipucc.codelets.base import codelets
+    from ipucc.ops.builder import lowerings
+    from ipucc.pass_manager.registry import ENTRY_POINT_GROUP
+
+    found = [f"{domain} {op} {code}" for (domain, op), f in lowerings().items() if (code := foreign_code(f))]
+    found += [f"{name} {code}" for name, cls in codelets().items() if (code := foreign_code(cls.cycles))]
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        package = f"{point.dist.name} {point.dist.version}" if point.dist is not None else ""
+        found.append(f"{point.name} {point.value} {package}")
+    return sorted(found)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A file that appears with all of its content or not at all."""
+    handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def _used(path: Path) -> None:
+    """Remembers that an entry was of use."""
+    try:
+        os.utime(path)
+    except OSError:
+        return  # Somebody else's folder: what is read there is not ours to keep.
+
+
+def _trim(folder: Path, most: int) -> None:
+    """Deletes entries that have not been used for longest, until the rest takes at most so many bytes, and drafts that
+    nobody will finish. What is not of the cache stays."""
+    entries: dict[str, list[tuple[float, int, Path]]] = {}
+    try:
+        with os.scandir(folder) as found:
+            for file in found:
+                if _NAME.fullmatch(file.name):
+                    said = file.stat()
+                    entries.setdefault(file.name[:64], []).append((said.st_mtime, said.st_size, Path(file.path)))
+                elif _DRAFT.fullmatch(file.name) and time.time() - file.stat().st_mtime > _STALE_SECONDS:
+                    os.unlink(file.path)
+        total = sum(size for files in entries.values() for _, size, _ in files)
+        for files in sorted(entries.values(), key=lambda files: max(when for when, _, _ in files)):
+            if total <= most:
+                return
+            for _, size, path in files:
+                path.unlink(missing_ok=True)
+                total -= size
+    except OSError:
+        return  # Another process trims, or the folder is not ours.
 
 
 def _add_file(update: Callable[[memoryview], object], path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import onnx
 import onnx_ir as ir
 
+from ipucc.cache import plan_store
 from ipucc.diagnostics import CompileError, Diagnostic, JsonValue, error
 from ipucc.frontend import load_model, unsupported_nodes
 from ipucc.limits import weights_fit
@@ -40,6 +41,7 @@ from ipucc.pass_manager import (
 from ipucc.passes.plan.effort import Effort, Listen, Stop, never
 from ipucc.passes.plan.explain import Explanation, select_ops
 from ipucc.passes.plan.explain import explain as explain_ops
+from ipucc.passes.plan.known import Known
 from ipucc.passes.plan.pays import sparsity_pays
 from ipucc.passes.plan.place import Placement, Solver
 from ipucc.passes.plan.schedule import schedule
@@ -200,9 +202,11 @@ def optimise_model(
     print_after: Sequence[str] = (),
     stream: Stream | None = None,
     dump: DumpFolder | None = None,
+    known: Known | None = None,
 ) -> Optimised:
     """Import a model and run the graph passes on it. With a target, a model whose weights alone exceed it is refused
-    before the first pass (IPU0401). The other arguments are those of `compile_model`."""
+    before the first pass (IPU0401). `known` is what is known of plans for the options' target; it is used where a pass
+    asks for a prediction, and filled. The other arguments are those of `compile_model`."""
     registry = default_registry()
     for path in options.load:
         registry.load_file(path)
@@ -221,8 +225,9 @@ def optimise_model(
             on_start(event.name)
 
     def pays(node: ir.Node, blocks: Sequence[tuple[int, int]], block: tuple[int, int]) -> tuple[bool, str]:
-        chip = target if target is not None else load_target(options.target)
-        return sparsity_pays(node, blocks, block, chip, _build_options(chip, options))
+        nonlocal known
+        known = Known(load_target(options.target)) if known is None else known
+        return sparsity_pays(node, blocks, block, known, _build_options(known.target, options))
 
     done = run_pipeline(
         model, pipeline, context=PassContext(pays=pays), print_after=print_after, stream=stream, dump=dump,
@@ -254,6 +259,7 @@ def compile_model(
     progress: Listen | None = None,
     stop: Stop = never,
     explain: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> Compiled:
     """Compile a model file or model.
 
@@ -264,27 +270,28 @@ def compile_model(
     far, and the manifest has the status "interrupted" (KeyboardInterrupt where there is no choice yet).
 
     `explain` names ops or ONNX nodes, or patterns of them, whose plans are explained in the result; a name that stands
-    for nothing is refused before placement (IPU0615).
+    for nothing is refused before placement (IPU0615). `cache` is a folder in which plans of ops and costs of edges are
+    kept (`ipucc.cache`); they are what they would be without it.
 
     Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     target = load_target(options.target)
+    store = plan_store(target, cache)
+    known = Known(target, store)
     identity = model_identity(source) if not isinstance(source, str | Path) or Path(source).is_file() else None
     graph_passes = [name for name in print_after if name not in STAGES]
-    done = optimise_model(
-        source,
-        options,
-        target=target,
-        on_start=on_start,
-        on_pass=on_pass,
-        print_after=graph_passes,
-        stream=stream,
-        dump=dump,
-    )
-    compiled = compile_graph(
-        done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_start=on_start, on_pass=on_pass,
-        progress=progress, stop=stop, explain=explain,
-    )  # fmt: skip
+    try:
+        done = optimise_model(
+            source, options, target=target, on_start=on_start, on_pass=on_pass, print_after=graph_passes,
+            stream=stream, dump=dump, known=known,
+        )  # fmt: skip
+        compiled = compile_graph(
+            done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_start=on_start,
+            on_pass=on_pass, progress=progress, stop=stop, explain=explain, known=known,
+        )  # fmt: skip
+    finally:
+        if store is not None:
+            store.trim()
     compiled.program.manifest["model"] = identity
     compiled.program.manifest["pipeline"] = done.pipeline
     for stage in STAGES:
@@ -350,10 +357,11 @@ def compile_graph(
     progress: Listen | None = None,
     stop: Stop = never,
     explain: Sequence[str] = (),
+    known: Known | None = None,
 ) -> Compiled:
     """Schedule, plan, place, lower and allocate a graph that the passes have finished with, and verify the program.
 
-    `progress`, `stop` and `explain` are those of `compile_model`.
+    `progress`, `stop` and `explain` are those of `compile_model`; `known` is what is known of plans for this target.
     """
     clock = _Clock({} if seconds is None else seconds, on_start, on_pass)
     clock.begin("schedule")
@@ -363,7 +371,7 @@ def compile_graph(
     select_ops(graph, explain, named)  # A name that matches nothing is told before the long work.
     found = refit(
         [graph, *others], target, options.keep, options.solver, options.effort, clock.begin,
-        recomputing=options.recompute, progress=progress, stop=stop,
+        recomputing=options.recompute, progress=progress, stop=stop, known=known,
     )  # fmt: skip
     fitted = found.fitted
     graph = fitted.graph

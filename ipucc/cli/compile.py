@@ -56,7 +56,7 @@ Emit = Literal["graph", "placement", "program"]
 @load_option
 @click.option(
     "--cache", metavar="FOLDER",
-    help="Keep compiled programs here, and read what was compiled before. Default: $IPUCC_CACHE_DIR, else none.",
+    help="Keep compiled programs and plans here, and read what was made before. Default: $IPUCC_CACHE_DIR, else none.",
 )  # fmt: skip
 @click.option("--dump-ir", metavar="FOLDER", help="Write the text of every stage into this folder.")
 @click.option(
@@ -113,6 +113,7 @@ def compile_command(
         effort,
         recompute=recompute,
     )
+    folder = cache_folder(cache)
     dump = DumpFolder(dump_ir) if dump_ir is not None else None
 
     if emit == "graph" and not as_json:
@@ -126,7 +127,7 @@ def compile_command(
         _emit(print_graph(done.model), output)
         return
     whole = emit is None and not explain and dump is None and not print_after
-    entry = find_entry(model, options, cache_folder(cache)) if whole else None
+    entry = find_entry(model, options, folder) if whole else None
     kept = entry.load() if entry is not None else None
     if kept is not None:
         program, remarks = kept
@@ -136,7 +137,7 @@ def compile_command(
         with watched() as watch:
             compiled = compile_model(
                 model, options, on_start=watch.started, print_after=print_after, stream=watch.say, dump=dump,
-                progress=watch.placing, stop=watch.stop, explain=explain,
+                progress=watch.placing, stop=watch.stop, explain=explain, cache=folder,
             )  # fmt: skip
         program, remarks, spent = compiled.program, compiled.remarks, compiled.seconds
         explanations = compiled.explanations

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from ipucc.target import Target
 
-__all__ = ["Array", "Cells", "Codelet", "Counts", "codelet_class", "codelet_from_json", "per_worker", "register"]
+__all__ = [
+    "Array",
+    "Cells",
+    "Codelet",
+    "Counts",
+    "codelet_class",
+    "codelet_from_json",
+    "codelets",
+    "per_worker",
+    "register",
+]
 
 Array = NDArray[Any]
 Counts = NDArray[np.int64]
@@ -89,6 +99,11 @@ def register(cls: type[C]) -> type[C]:
         raise ValueError(f"two codelets named {cls.name!r}")
     _REGISTRY[cls.name] = cls
     return cls
+
+
+def codelets() -> Mapping[str, type[Codelet]]:
+    """All registered codelets by name."""
+    return _REGISTRY
 
 
 def codelet_class(name: str) -> type[Codelet]:

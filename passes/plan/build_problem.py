@@ -3,38 +3,30 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
+from ipucc.code_digest import foreign_code
+from ipucc.codelets.base import Codelet
 from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
 from ipucc.ops.graph import TileGraph, live_results
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
 from ipucc.passes.plan.enumerate import Hosted, enumerate_plans
-from ipucc.passes.plan.grid import Grid, Plan, operand_layout
-from ipucc.passes.plan.overlap import Overlaps
+from ipucc.passes.plan.grid import Plan, following, operand_layout
+from ipucc.passes.plan.known import Known, Planned
 from ipucc.passes.plan.problem import Candidate, Edge, Problem, Row, Table
 from ipucc.passes.plan.repeats import repetitions
 from ipucc.passes.plan.resting import home_layout, resting, spread_layout
 from ipucc.passes.plan.stages import partial_operand, stages_of
 from ipucc.target import Target
-from ipucc.tiles.cuts import cut_axis
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View
 
-__all__ = ["Known", "build_problem", "candidate_of", "outline_problem"]
-
-
-class Known:
-    """What is known of ops and edges by their signatures: it serves several graphs of one model and one machine."""
-
-    def __init__(self, target: Target) -> None:
-        self.overlaps = Overlaps(target)
-        self.candidates: dict[str, list[Candidate]] = {}
-        self.combinations: dict[str, int] = {}
-        self.tables: dict[tuple[str, ...], tuple[Table, Table]] = {}
+__all__ = ["build_problem", "candidate_of", "outline_problem"]
 
 
 def build_problem(
@@ -48,7 +40,7 @@ def build_problem(
     """Candidates of every op (equal ops share theirs) and the cost tables of every edge (equal edges likewise).
 
     `outlined` gets the problem before its edges are priced, and may refuse it. `known` is filled and used again; it
-    must come from the same target, budget and number of plans to keep.
+    must be of the same target.
     """
     maker = _Maker(graph, target, budget, keep, Known(target) if known is None else known)
     outline = maker.outline()
@@ -66,9 +58,9 @@ def candidate_of(graph: TileGraph, i: int, form: int, plan: Plan, target: Target
     return maker.candidate(made, form, maker.hosted(i, made), plan)
 
 
-def outline_problem(graph: TileGraph, target: Target, budget: int, keep: int) -> Problem:
-    """The problem without its edges: enough to say what memory it needs."""
-    return _Maker(graph, target, budget, keep, Known(target)).outline()
+def outline_problem(graph: TileGraph, target: Target, budget: int, keep: int, known: Known | None = None) -> Problem:
+    """The problem without its edges: enough to say what memory it needs. `known` as in `build_problem`."""
+    return _Maker(graph, target, budget, keep, Known(target) if known is None else known).outline()
 
 
 @dataclass(eq=False)
@@ -84,41 +76,42 @@ class _Maker:
     fixed: dict[int, Layout] = field(default_factory=dict)
     reads: dict[int, int] = field(default_factory=dict)
     alike: Counter[str] = field(default_factory=Counter)
+    candidates: list[list[Candidate]] = field(default_factory=list)
 
     def outline(self) -> Problem:
         for i, op in enumerate(self.graph.ops):
             self.producer[op.result.tensor] = i
         self.settle_homes()
-        candidates: list[list[Candidate]] = []
+        planned: list[Planned] = []
         self.alike.update(self._signature(i, op) for i, op in enumerate(self.graph.ops))
         for i, op in enumerate(self.graph.ops):
             follow = self._followed(op)
             text = self._signature(i, op)
-            text += f"x{self.alike[text]}"
+            text += f"x{self.alike[text]} of {self.keep} in {self.budget}"
             if follow is not None:
-                text += "<" + self.signatures[follow[0]]
+                text += f"<{follow[1]} {self.signatures[follow[0]]}"
             sig = hashlib.sha256(text.encode()).hexdigest()
             self.signatures.append(sig)
-            if sig not in self.known.candidates:
-                self.known.candidates[sig], self.known.combinations[sig] = self._candidates(i, op, follow, candidates)
-            candidates.append(self.known.candidates[sig])
+            layouts = [c.layout for c in planned[follow[0]].candidates] if follow is not None else []
+            operand = follow[1] if follow is not None else -1
+            planned.append(self.known.planned(sig, op, layouts, partial(self._planned, i, op, layouts, operand)))
         variable, kept = self._variables()
         weight = [0] * len(kept)
         for v in variable:
             weight[v] += 1
         fixed_bytes = sum(layout.nbytes for layout in self.fixed.values())
+        self.candidates = [p.candidates for p in planned]
         return Problem(
-            self.graph, self.target, variable, weight, [candidates[o] for o in kept], [], self._rows(variable),
-            fixed_bytes, self.home, self.fixed, [self.known.combinations[self.signatures[o]] for o in kept],
+            self.graph, self.target, variable, weight, [self.candidates[o] for o in kept], [], self._rows(variable),
+            fixed_bytes, self.home, self.fixed, [planned[o].combinations for o in kept],
         )  # fmt: skip
 
     def priced(self, outline: Problem) -> Problem:
         """The outlined problem with its edges."""
         variable = outline.variable
-        candidates = [self.known.candidates[sig] for sig in self.signatures]
         edges: dict[tuple[int, int, int], Edge] = {}
         for i, op in enumerate(self.graph.ops):
-            for producer, table, code in self._edges(i, op, candidates):
+            for producer, table, code in self._edges(i, op):
                 v = variable[producer] if producer >= 0 else -1
                 key = (v, variable[i], id(table))
                 old = edges.get(key)
@@ -192,11 +185,11 @@ class _Maker:
 
     def _form_signature(self, i: int, op: TileOp) -> list[object]:
         return [
-            [(a.name, a.size, a.kind, a.grain) for a in op.axes],
+            [(a.name, a.size, a.kind, a.grain, a.pinned) for a in op.axes],
             [(list(o.shape), o.dtype, o.grain_dim, o.pack_dim, o.epilogue, [_dim(d) for d in o.dims],
               len(o.sources)) for o in op.operands],
             [list(op.result.axes), op.result.dtype, op.result.grain_dim, op.partial_dtype, list(op.statistics)],
-            [c.to_json() if c is not None else None for c in (op.codelet, op.partial, op.combine)],
+            [_codelet(c) for c in (op.codelet, op.partial, op.combine)],
             self.hosted(i, op),
             [self._regrains(o) for o in op.operands],
         ]  # fmt: skip
@@ -224,22 +217,22 @@ class _Maker:
                 return self.producer[source.tensor], k  # fmt: skip
         return None
 
-    def _candidates(
-        self, i: int, op: TileOp, follow: tuple[int, int] | None, known: list[list[Candidate]]
-    ) -> tuple[list[Candidate], int]:
-        found: list[Candidate] = []
+    def _planned(self, i: int, op: TileOp, layouts: Sequence[Layout], operand: int) -> Planned:
+        """The candidates of an op, those among them that take over one of the `layouts` of an operand."""
         base = self.hosted(i, op)
         # Where the host writes what a form would have to fetch, other readers hold it to their grains.
         usable = [f for f in range(len(op.forms) + 1) if self.hosted(i, op.in_form(f)) == base]
         forms = [op.in_form(f) for f in usable]
         alike = self.alike[self._signature(i, op)]
         enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike)
-        for at, plan in enumerated.plans:
-            found.append(self.candidate(forms[at], usable[at], base, plan))
-        if follow is not None:
-            plans = [p for c in known[follow[0]] if (p := _follow(op, c.layout)) is not None]
-            found += [self.candidate(op, 0, base, p, follow[1]) for p in plans]
-        return found, enumerated.combinations + (len(plans) if follow is not None else 0)
+        found = [self.candidate(forms[at], usable[at], base, plan) for at, plan in enumerated.plans]
+        followed = [-1] * len(found)
+        for at, layout in enumerate(layouts):
+            plan = following(op, layout)
+            if plan is not None:
+                found.append(self.candidate(op, 0, base, plan, operand))
+                followed.append(at)
+        return Planned(found, enumerated.combinations + sum(at >= 0 for at in followed), followed)
 
     def candidate(self, op: TileOp, form: int, hosted: tuple[Hosted, ...], plan: Plan, followed: int = -1) -> Candidate:
         stages = stages_of(op, plan)
@@ -292,7 +285,7 @@ class _Maker:
         fetching = next((k for k in moved if k != followed), moved[0] if moved else -1)
         return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp, fetching, code)
 
-    def _edges(self, i: int, op: TileOp, candidates: list[list[Candidate]]) -> list[tuple[int, Table, Table]]:
+    def _edges(self, i: int, op: TileOp) -> list[tuple[int, Table, Table]]:
         """(producing op or -1, cycles and code by candidates) for all that an op reads and the host does not write."""
         out = []
         hosted = self.hosted(i, op)
@@ -300,37 +293,44 @@ class _Maker:
             if hosted[k]:
                 continue
             for s in o.sources:
-                out.append(self._edge(i, k, s, candidates))
+                out.append(self._edge(i, k, s))
         return out
 
-    def _edge(self, i: int, k: int, s: Source, candidates: list[list[Candidate]]) -> tuple[int, Table, Table]:
-        tensor = s.tensor
-        view_key = s.view.digest
+    def _edge(self, i: int, k: int, s: Source) -> tuple[int, Table, Table]:
+        tensor, wanted = s.tensor, self.signatures[i]
         if tensor in self.producer:
             j = self.producer[tensor]
-            rows = [c.layout for c in candidates[j]]
-            key: tuple[str, ...] = (self.signatures[j], self.signatures[i], str(k), view_key)
+            rows = [c.layout for c in self.candidates[j]]
+            source = self.signatures[j]
         elif tensor in self.fixed:
             j, rows = -1, [self.fixed[tensor]]
-            key = (repr((self.fixed[tensor].shape, self.fixed[tensor].grain_dim)), self.signatures[i], str(k), view_key)
+            source = repr((rows[0].shape, rows[0].grain_dim))
         else:
             j, kk = self.home[tensor]
-            rows = [home_layout(self.graph, (j, kk), c, self.target) for c in candidates[j]]
-            key = (self.signatures[j] + str(kk), self.signatures[i], str(k), view_key)
-        if key not in self.known.tables:
-            wanted, rounds, phase = [], [], []
-            for cand in candidates[i]:
-                stage = next(st for st in cand.stages if k in st.operands)
-                operand = self.graph.ops[i].in_form(cand.form).operands[k]
-                wanted.append(operand_layout(operand, stage.grid.round(0)))
-                rounds.append(stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1)
-                phase.append(k == cand.fetching)
-            costs = self.known.overlaps.costs(rows, wanted, s.view)
-            once = [[c.total if p else c.exchange + c.copy for c, p in zip(row, phase, strict=True)] for row in costs]
-            turns = np.asarray(rounds, np.int64)
-            code = np.array([[c.code for c in row] for row in costs], np.int64)
-            self.known.tables[key] = np.array(once, np.int64) * turns, code * turns
-        return j, *self.known.tables[key]
+            rows = [home_layout(self.graph, (j, kk), c, self.target) for c in self.candidates[j]]
+            source = f"{self.signatures[j]} {kk}"
+        shape = len(rows), len(self.candidates[i])
+        table = self.known.table((source, wanted, str(k), s.view.digest), shape, lambda: self._table(i, k, s, rows))
+        return j, *table
+
+    def _table(self, i: int, k: int, s: Source, rows: Sequence[Layout]) -> tuple[Table, Table]:
+        """Cycles and exchange code of one source of operand k of op i, by where it rests and by the op's candidates."""
+        wanted, rounds, phase = [], [], []
+        for cand in self.candidates[i]:
+            stage = next(st for st in cand.stages if k in st.operands)
+            operand = self.graph.ops[i].in_form(cand.form).operands[k]
+            wanted.append(operand_layout(operand, stage.grid.round(0)))
+            rounds.append(stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1)
+            phase.append(k == cand.fetching)
+        costs = self.known.overlaps.costs(rows, wanted, s.view)
+        once = [[c.total if p else c.exchange + c.copy for c, p in zip(row, phase, strict=True)] for row in costs]
+        turns = np.asarray(rounds, np.int64)
+        code = np.array([[c.code for c in row] for row in costs], np.int64)
+        return np.array(once, np.int64) * turns, code * turns
+
+
+def _codelet(c: Codelet | None) -> object:
+    return c if c is None else [c.to_json(), foreign_code(type(c).cycles)]
 
 
 def _dim(d: object) -> object:
@@ -364,26 +364,6 @@ def _first_round(layout: Layout) -> Layout:
             index[d] = slice(0, None, layout.slot_count)
     cuts = tuple((lo[s], hi[s]) for (lo, hi), s in zip(layout.cuts, index, strict=True))
     return Layout(layout.shape, cuts, layout.tiles[(*index, slice(None))], layout.itemsize, layout.grain_dim)
-
-
-def _follow(op: TileOp, layout: Layout) -> Plan | None:
-    """The plan that computes where `layout` holds the operand; None where the op cannot be cut like that."""
-    if layout.slots is not None or layout.replicas != 1:
-        return None
-    cells = {}
-    for name, (lo, hi) in zip(op.result.axes, layout.cuts, strict=True):
-        axis = op.axis(name)
-        if (axis.kind == "whole" and lo.size > 1) or (lo % axis.grain).any():
-            return None
-        cells[name] = (lo, hi)
-    for axis in op.axes:
-        if axis.name not in cells:
-            cells[axis.name] = cut_axis(axis.size, 1)
-    extra = tuple(a.name for a in op.axes if a.name not in op.result.axes)
-    tiles = layout.tiles[..., 0].reshape([*layout.grid, *([1] * len(extra))])
-    grid = Grid((*op.result.axes, *extra), cells, tiles)
-    parts = tuple((a, cells[a][0].size) for a in grid.axes)
-    return Plan(parts, grid=grid)
 
 
 def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:

@@ -11,7 +11,7 @@ from ipucc.ops.spec import Operand, TileOp
 from ipucc.tiles.cuts import Cut, cut_axis, nested_cut, whole
 from ipucc.tiles.layout import Ints, Layout
 
-__all__ = ["Grid", "Plan", "grid_of", "operand_layout", "result_layout"]
+__all__ = ["Grid", "Plan", "following", "grid_of", "operand_layout", "result_layout"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,27 @@ def grid_of(op: TileOp, plan: Plan) -> Grid:
     cells[serial] = nested_cut(cells[serial], rounds, op.axis(serial).grain)
     tiles = np.repeat(tiles, rounds, axis=names.index(serial))
     return Grid(tuple(names), cells, tiles, serial, rounds)
+
+
+def following(op: TileOp, layout: Layout) -> Plan | None:
+    """The plan that computes where `layout` holds an operand whose dimensions are the result's axes; None where the op
+    cannot be cut like that."""
+    if layout.slots is not None or layout.replicas != 1:
+        return None
+    cells = {}
+    for name, (lo, hi) in zip(op.result.axes, layout.cuts, strict=True):
+        axis = op.axis(name)
+        if (axis.kind == "whole" and lo.size > 1) or (lo % axis.grain).any():
+            return None
+        cells[name] = (lo, hi)
+    for axis in op.axes:
+        if axis.name not in cells:
+            cells[axis.name] = cut_axis(axis.size, 1)
+    extra = tuple(a.name for a in op.axes if a.name not in op.result.axes)
+    tiles = layout.tiles[..., 0].reshape([*layout.grid, *([1] * len(extra))])
+    grid = Grid((*op.result.axes, *extra), cells, tiles)
+    parts = tuple((a, cells[a][0].size) for a in grid.axes)
+    return Plan(parts, grid=grid)
 
 
 def _arrange(grid: Grid, axes: Sequence[str | None], values: Ints) -> Ints:

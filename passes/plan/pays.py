@@ -13,8 +13,8 @@ from ipucc.ops.graph import Ref
 from ipucc.ops.spec import Along, Axis
 from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.greedy import greedy
+from ipucc.passes.plan.known import Known
 from ipucc.passes.plan.numbers import Numbers
-from ipucc.target import Target
 
 __all__ = ["predict_matmul", "sparsity_pays"]
 
@@ -22,16 +22,16 @@ _PLANS = 8
 
 
 def sparsity_pays(
-    node: ir.Node, blocks: Sequence[tuple[int, int]], block: tuple[int, int], target: Target, options: BuildOptions
+    node: ir.Node, blocks: Sequence[tuple[int, int]], block: tuple[int, int], known: Known, options: BuildOptions
 ) -> tuple[bool, str]:
     """Whether `node`, a matmul with a constant weight, is predicted to take fewer cycles with only these blocks."""
-    dense = predict_matmul(node, target, options)
-    sparse = predict_matmul(_sparse(node, blocks, block), target, options)
+    dense = predict_matmul(node, known, options)
+    sparse = predict_matmul(_sparse(node, blocks, block), known, options)
     text = f"predicted {sparse:,} cycles block-sparse, {dense:,} dense"
     return sparse < dense, text
 
 
-def predict_matmul(node: ir.Node, target: Target, options: BuildOptions) -> int:
+def predict_matmul(node: ir.Node, known: Known, options: BuildOptions) -> int:
     """Estimated cycles of one node on the whole chip, its first operand coming from another op's result."""
     load_all()
     b = Builder(options)
@@ -42,8 +42,8 @@ def predict_matmul(node: ir.Node, target: Target, options: BuildOptions) -> int:
         b.add_input(given, dtype_of(given))
         b.env[value] = _made_on_chip(b, b.env[given])
     b.lower(node)
-    cap = target.usable_bytes
-    problem = build_problem(b.graph, target, cap, _PLANS)
+    cap = known.target.usable_bytes
+    problem = build_problem(b.graph, known.target, cap, _PLANS, known=known)
     choice = greedy(Numbers.of(problem), cap)
     # A layer that fits on no plan of its own costs more than any that does.
     return problem.evaluate(choice.tolist()).cycles if choice is not None else 1 << 60

@@ -13,8 +13,9 @@ import numpy as np
 
 from ipucc.diagnostics import CompileError, error
 from ipucc.ops.graph import TileGraph
-from ipucc.passes.plan.build_problem import Known, build_problem, outline_problem
+from ipucc.passes.plan.build_problem import build_problem, outline_problem
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Stop, never
+from ipucc.passes.plan.known import Known
 from ipucc.passes.plan.place import Placement, Solver, place
 from ipucc.passes.plan.problem import Problem
 from ipucc.passes.plan.room import require_room
@@ -56,16 +57,17 @@ def fit(
     *,
     progress: Listen | None = None,
     stop: Stop = never,
+    known: Known | None = None,
 ) -> Fitted:
     """The program of one of several tile graphs that compute the same: of the one that is placed best. Raises IPU0402,
     IPU0405, IPU0406 or IPU0407 where none was found that fits: what the first graph lacks.
 
     `keep` plans per op are offered to placement, or as many as the effort says. `begin` is called with the name of
-    every part that begins; `progress` and `stop` are those of `place`.
+    every part that begins; `progress` and `stop` are those of `place`; `known` is filled and used again.
     """
     # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
     cap = target.usable_bytes - target.tile_bytes // 16
-    known = Known(target)
+    known = Known(target) if known is None else known
     plans = BUDGETS[effort].plans if keep is None else keep
     problems: dict[int, Problem] = {}
     first: dict[int, Placement] = {}
@@ -75,7 +77,7 @@ def fit(
     failures: dict[int, CompileError] = {}
 
     def leaner(i: int) -> Problem:
-        return outline_problem(graphs[i], target, cap, BUDGETS["max"].plans)
+        return outline_problem(graphs[i], target, cap, BUDGETS["max"].plans, known)
 
     more = [partial(leaner, i) if plans < BUDGETS["max"].plans else None for i in range(len(graphs))]
 

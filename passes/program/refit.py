@@ -7,6 +7,7 @@ from typing import Final, Literal
 from ipucc.diagnostics import Diagnostic, DoesNotFit
 from ipucc.ops.graph import TileGraph, live_results, tensor_bytes
 from ipucc.passes.plan.effort import Effort, Listen, Stop, never
+from ipucc.passes.plan.known import Known
 from ipucc.passes.plan.place import Solver
 from ipucc.passes.plan.recompute import Again, recompute
 from ipucc.passes.program.fit import Begin, Fitted, fit
@@ -59,6 +60,7 @@ def refit(
     recomputing: Recompute = "auto",
     progress: Listen | None = None,
     stop: Stop = never,
+    known: Known | None = None,
 ) -> Refitted:
     """The program of one of several tile graphs of a model as `fit` finds it. Where there is none and `recomputing` is
     "auto", the step that is too full is relieved by recomputation and the rest is done again, so many times at most.
@@ -66,11 +68,12 @@ def refit(
     Recomputation starts from the first graph. Raises what `fit` raised for the graphs as they were given where that
     does not help either.
     """
+    known = Known(target) if known is None else known
     again: list[Again] = []
     first: DoesNotFit | None = None
     for _ in range(_ATTEMPTS):
         try:
-            fitted = fit(graphs, target, keep, solver, effort, begin, progress=progress, stop=stop)
+            fitted = fit(graphs, target, keep, solver, effort, begin, progress=progress, stop=stop, known=known)
             return Refitted(fitted, tuple(again))
         except DoesNotFit as failure:
             first = first or failure

@@ -1,12 +1,15 @@
-"""The cache of compiled programs, from outside: the same bytes, read and not compiled, and only for the same input."""
+"""The cache, from outside: the same bytes with it and without, read and not made again, and only for the same input."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -69,8 +72,6 @@ def test_a_damaged_entry_is_compiled_again(tmp_path: Path) -> None:
 
 
 def test_weights_beside_the_model_count(tmp_path: Path) -> None:
-    import onnx
-
     model = tmp_path / "digits.onnx"
     onnx.save(onnx.load(DIGITS), model, save_as_external_data=True, location="digits.data", size_threshold=0)
     compiled(tmp_path, "first", model=model)
@@ -91,24 +92,119 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPUCC_CACHE_DIR", str(tmp_path / "kept"))
     compiled(tmp_path, "first", cache=False)
-    assert len(os.listdir(tmp_path / "kept")) == 2
+    assert len(list((tmp_path / "kept").glob("*.ipux"))) == 1
+    assert any((tmp_path / "kept" / "plans").iterdir())
     _, passes = compiled(tmp_path, "second", cache=False)
     assert passes == 0
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_cores(tmp_path: Path) -> None:
-    script = (
-        "import os, sys\n"
-        "if sys.argv[2] == 'one': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "import ipucc\n"
-        "ipucc.compile(sys.argv[1], precision='fp16', effort='fast').save(sys.argv[3])\n"
-    )
+def plans(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "cache" / "plans").iterdir()}
+
+
+def forget_programs(folder: Path) -> None:
+    for path in (folder / "cache").glob("*.*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "options", [("--precision", "fp16"), ("--solver", "greedy"), ("--density", "0.3", "--block", "8")]
+)
+def test_kept_plans_change_no_byte(options: tuple[str, ...], tmp_path: Path) -> None:
+    plain, _ = compiled(tmp_path, "plain", *options, cache=False)
+    first, _ = compiled(tmp_path, "first", *options)
+    kept = plans(tmp_path)
+    forget_programs(tmp_path)
+    second, passes = compiled(tmp_path, "second", *options)
+    assert passes > 0
+    assert plain == first == second
+    assert kept
+    assert plans(tmp_path) == kept
+
+
+def test_plans_of_one_model_serve_another(tmp_path: Path, model_of: Callable[..., onnx.ModelProto]) -> None:
+    weights = {"w0": (64, 64), "w1": (64, 64), "w2": (64, 64)}
+    one, more = "a = MatMul(x, w0) b = Relu(a) y = MatMul(b, w1)", "c = MatMul(y, w2) z = Tanh(c)"
+    for name, text, result in (("one", one, "y"), ("more", f"{one} {more}", "z")):
+        used = {w: shape for w, shape in weights.items() if w in text}
+        onnx.save(
+            model_of(f"g (float[32,64] x) => (float[32,64] {result}) {{ {text} }}", used), tmp_path / f"{name}.onnx"
+        )
+    plain, _ = compiled(tmp_path, "plain", model=tmp_path / "more.onnx", cache=False)
+    compiled(tmp_path, "one", model=tmp_path / "one.onnx")
+    before = plans(tmp_path)
+    after_one, _ = compiled(tmp_path, "more", model=tmp_path / "more.onnx")
+    assert after_one == plain
+    both = plans(tmp_path)
+    assert before.items() < both.items()
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    compiled(alone, "more", model=tmp_path / "more.onnx")
+    assert plans(alone).keys() <= both.keys()
+    assert len(both) < len(before) + len(plans(alone))
+
+
+def test_old_programs_go_where_the_folder_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache"
+    compiled(tmp_path, "first")
+    (first,) = folder.glob("*.ipux")
+    for path in (first, first.with_suffix(".json")):
+        os.utime(path, (1, 1))
+    (folder / "notes.txt").write_text("not of the cache")
+    monkeypatch.setenv("IPUCC_CACHE_BYTES", str(first.stat().st_size * 3 // 2))
+    compiled(tmp_path, "second", "--solver", "greedy")
+    assert not first.exists()
+    assert not first.with_suffix(".json").exists()
+    assert len(list(folder.glob("*.ipux"))) == 1
+    assert (folder / "notes.txt").exists()
+    _, passes = compiled(tmp_path, "third", "--solver", "greedy")
+    assert passes == 0
+
+
+def test_a_size_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IPUCC_CACHE_BYTES", "much")
+    done = CliRunner().invoke(cli, ["compile", str(DIGITS), "-o", str(tmp_path / "x.ipux"), "--cache", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "IPU0614" in done.stderr
+    assert "IPUCC_CACHE_BYTES" in done.stderr
+
+
+COMPILE = """
+import os, sys
+model, cores, cache, out = sys.argv[1:]
+if cores == "one":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import ipucc
+ipucc.compile(model, precision="fp16", effort="fast", cache=cache or None).save(out)
+"""
+
+
+def started(cores: str, cache: Path | None, out: Path) -> subprocess.Popen[bytes]:
+    """A process that compiles the digits network on so many cores."""
+    named = "" if cache is None else str(cache)
+    environment = {**os.environ, "IPUCC_CACHE_DIR": ""}
+    return subprocess.Popen([sys.executable, "-c", COMPILE, str(DIGITS), cores, named, str(out)], env=environment)
+
+
+def test_the_bytes_depend_on_neither_cores_nor_cache(tmp_path: Path) -> None:
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system binds no process to a core")
-    made = []
-    for cores in ("one", "all"):
-        out = tmp_path / f"{cores}.ipux"
-        environment = {**os.environ, "IPUCC_CACHE_DIR": ""}
-        subprocess.run([sys.executable, "-c", script, str(DIGITS), cores, str(out)], check=True, env=environment)
+    cache, made = tmp_path / "cache", []
+    # Without a cache, with an empty one, with plans that a process on other cores has made.
+    for i, (cores, folder) in enumerate([("one", None), ("all", cache), ("one", cache)]):
+        out = tmp_path / f"{i}.ipux"
+        assert started(cores, folder, out).wait() == 0
         made.append(out.read_bytes())
-    assert made[0] == made[1]
+        forget_programs(tmp_path)
+    assert made[0] == made[1] == made[2]
+
+
+def test_processes_share_a_folder(tmp_path: Path) -> None:
+    outs = [tmp_path / f"{i}.ipux" for i in range(2)]
+    running = [started("all", tmp_path / "cache", out) for out in outs]
+    assert [process.wait() for process in running] == [0, 0]
+    plain = tmp_path / "plain.ipux"
+    assert started("all", None, plain).wait() == 0
+    assert {out.read_bytes() for out in outs} == {plain.read_bytes()}
+    left = [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    assert all(re.fullmatch(r"[0-9a-f]{64}\.(ipux|json|plan)", name) for name in left)

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ipucc.compiler import CompileOptions, optimise_model, schedule_model
+from ipucc.compiler import CompileOptions
+from ipucc.optimise import optimise_model, schedule_model
 from ipucc.passes.program.fit import fit
 from ipucc.program.timing import program_times
 from ipucc.target import load_target

@@ -155,8 +155,8 @@ def refused_bound(model: Path, options: "CompileOptions") -> int | None:
     """The bound of a model for which there is no program, None if it has no tile graph either."""
     from model_bounds import model_bound
 
-    from ipucc.compiler import lower_ops, optimise_model
     from ipucc.diagnostics import CompileError
+    from ipucc.optimise import lower_ops, optimise_model
     from ipucc.target import load_target
 
     try:

@@ -31,9 +31,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ipucc.cli.output import table
-from ipucc.compiler import CompileOptions, compile_model, optimise_model, schedule_model
+from ipucc.compiler import CompileOptions, compile_model
 from ipucc.diagnostics import DoesNotFit
 from ipucc.ops.graph import TileGraph
+from ipucc.optimise import optimise_model, schedule_model
 from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.dominance import eliminate_dominated
 from ipucc.passes.plan.effort import BUDGETS, Effort

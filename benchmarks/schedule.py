@@ -18,8 +18,9 @@ from pathlib import Path
 import click
 import onnx
 
-from ipucc.compiler import CompileOptions, lower_ops, optimise_model
+from ipucc.compiler import CompileOptions
 from ipucc.ops.graph import TileGraph, live_results, tensor_bytes
+from ipucc.optimise import lower_ops, optimise_model
 from ipucc.passes.plan.schedule import schedule
 from ipucc.target import load_target
 

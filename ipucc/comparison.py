@@ -18,7 +18,7 @@ __all__ = ["Change", "Comparison", "OpChange", "diff"]
 
 V = TypeVar("V", covariant=True)
 
-_OPTIONS: Final = ("ipucc", "pipeline", "precision", "partials", "effort", "dims", "input_shapes")
+_OPTIONS: Final = ("ipucc", "pipeline", "precision", "partials", "effort", "recompute", "dims", "input_shapes")
 _PLACEMENT: Final = ("solver", "status", "objective_cycles", "bound_cycles", "gap")
 
 

@@ -4,8 +4,8 @@ Nothing in it depends on the clock or on the machine that compiled, so that equa
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -20,6 +20,9 @@ from ipucc.ops.spec import TileOp
 from ipucc.passes.plan.place import Placement
 from ipucc.program.model import PlannedOp, Program
 from ipucc.program.usage import tile_bytes
+
+if TYPE_CHECKING:
+    from ipucc.compiler import CompileOptions
 
 __all__ = [
     "amp_type", "count_flops", "memory_figures", "model_identity", "option_figures", "placement_figures", "planned_ops",
@@ -43,17 +46,16 @@ def model_identity(source: str | Path | onnx.ModelProto | ir.Model) -> dict[str,
     return {"name": Path(source).name, "sha256": digest.hexdigest()}
 
 
-def option_figures(
-    dims: Mapping[str, int], input_shapes: Mapping[str, Sequence[int]], precision: str, partials: str, effort: str
-) -> dict[str, JsonValue]:
+def option_figures(options: "CompileOptions") -> dict[str, JsonValue]:
     """The options that a program was compiled with."""
     return {
         "ipucc": __version__,
-        "precision": precision,
-        "partials": partials,
-        "effort": effort,
-        "dims": {name: int(size) for name, size in dims.items()},
-        "input_shapes": {name: [int(n) for n in shape] for name, shape in input_shapes.items()},
+        "precision": options.precision,
+        "partials": options.partials,
+        "effort": options.effort,
+        "recompute": options.recompute,
+        "dims": {name: int(size) for name, size in options.dims.items()},
+        "input_shapes": {name: [int(n) for n in shape] for name, shape in options.input_shapes.items()},
     }
 
 

@@ -96,7 +96,8 @@ def compile_command(
     if output is not None:
         writable(output)
     from ipucc.cache import cache_folder, find_entry
-    from ipucc.compiler import CompileOptions, compile_model, optimise_model
+    from ipucc.compiler import CompileOptions, compile_model
+    from ipucc.optimise import optimise_model
     from ipucc.pass_manager import DumpFolder
 
     options = CompileOptions(

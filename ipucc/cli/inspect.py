@@ -49,9 +49,10 @@ def inspect_command(file: str, as_json: bool) -> None:
 
 
 def _model(file: str) -> dict[str, JsonValue]:
-    from ipucc.compiler import CompileOptions, lower_ops, optimise_model
+    from ipucc.compiler import CompileOptions
     from ipucc.frontend.files import open_model
     from ipucc.graph.tensors import is_missing
+    from ipucc.optimise import lower_ops, optimise_model
     from ipucc.target import load_target
 
     model, _ = open_model(file)

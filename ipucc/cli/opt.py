@@ -34,8 +34,9 @@ def opt_command(
     than 2 GB are written to FILE.onnx.data.
     """
     writable(output)
-    from ipucc.compiler import CompileOptions, optimise_model
+    from ipucc.compiler import CompileOptions
     from ipucc.graph.schemas import attach_functions
+    from ipucc.optimise import optimise_model
     from ipucc.pass_manager import count_nodes
 
     options = CompileOptions(dims=read_dims(dims), input_shapes=read_shapes(input_shapes), passes=passes, load=load)

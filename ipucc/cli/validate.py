@@ -29,7 +29,8 @@ def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, 
         count = check_exchanges(program)
         show(f"{file}: sound, {len(program.steps):,} steps for {program.target.name}, {count:,} exchanges checked")
         return
-    from ipucc.compiler import CompileOptions, lower_ops, optimise_model
+    from ipucc.compiler import CompileOptions
+    from ipucc.optimise import lower_ops, optimise_model
     from ipucc.pass_manager import count_nodes
     from ipucc.target import load_target
 

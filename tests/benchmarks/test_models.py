@@ -11,7 +11,8 @@ from model_bounds import model_bound
 from networks.builder import save
 from networks.transformers import bert
 
-from ipucc.compiler import CompileOptions, lower_ops, optimise_model
+from ipucc.compiler import CompileOptions
+from ipucc.optimise import lower_ops, optimise_model
 from ipucc.target import load_target
 
 ROOT = Path(__file__).parents[2]

@@ -40,6 +40,21 @@ def pair(mlp, tmp_path_factory) -> tuple[str, str]:
     return paths[0], paths[1]
 
 
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("effort", ("fast", "max")), ("recompute", ("auto", "off")), ("partials", ("fp16", "fp32")),
+        ("solver", ("cpsat", "greedy")),
+    ],
+)  # fmt: skip
+def test_programs_say_what_they_were_compiled_with(option, values, ipucc, mlp, tmp_path, document):
+    paths = [str(tmp_path / f"{value}.ipux") for value in values]
+    for value, path in zip(values, paths, strict=True):
+        assert ipucc("compile", mlp, "-o", path, "--dim", "n=4", f"--{option}", value).exit_code == 0
+    found = document(ipucc("diff", *paths, "--json"))
+    assert {**found["settings"], **found["placement"]}[option] == dict(zip(("before", "after"), values, strict=True))
+
+
 def test_the_document_adds_up(ipucc, pair, document):
     found = document(ipucc("diff", *pair, "--json"))
     assert set(found) == {

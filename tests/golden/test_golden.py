@@ -15,7 +15,8 @@ import pytest
 from onnx import numpy_helper, parser
 from syrupy.assertion import SnapshotAssertion
 
-from ipucc.compiler import CompileOptions, compile_model, graph_pipeline
+from ipucc.compiler import CompileOptions, compile_model
+from ipucc.optimise import graph_pipeline
 from ipucc.pass_manager import default_registry, parse_pipeline
 
 MACHINE = Path(__file__).parent / "tiny.toml"

@@ -9,7 +9,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from ipucc.api import Executable
-from ipucc.compiler import CompileOptions, optimise_model, schedule_model
+from ipucc.compiler import CompileOptions
+from ipucc.optimise import optimise_model, schedule_model
 from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.place import place
 from ipucc.passes.program.allocate import allocate

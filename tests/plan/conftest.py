@@ -7,9 +7,10 @@ import onnx
 import pytest
 
 from ipucc.codelets.copy import Pack
-from ipucc.compiler import CompileOptions, optimise_model, schedule_model
+from ipucc.compiler import CompileOptions
 from ipucc.ops.graph import Output, TileGraph, TileTensor
 from ipucc.ops.spec import Axis, Everything, Operand, Result, Source, TileOp
+from ipucc.optimise import optimise_model, schedule_model
 from ipucc.target import Target, load_target
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View

@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
-from ipucc.compiler import CompileOptions, optimise_model, schedule_model
+from ipucc.compiler import CompileOptions
 from ipucc.ops.graph import TileGraph
+from ipucc.optimise import optimise_model, schedule_model
 from ipucc.passes.program.fit import Fitted, fit
 from ipucc.program.timing import program_times
 from ipucc.program.verify import verify_program

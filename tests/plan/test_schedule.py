@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipucc.compiler import CompileOptions, lower_ops, optimise_model
+from ipucc.compiler import CompileOptions
 from ipucc.diagnostics import DoesNotFit
 from ipucc.ops.graph import TileGraph, live_results, tensor_bytes
+from ipucc.optimise import lower_ops, optimise_model
 from ipucc.passes.plan.order import Region, cheapest_order, footprints
 from ipucc.passes.plan.repeats import repetitions
 from ipucc.passes.plan.schedule import schedule

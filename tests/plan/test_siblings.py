@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx.parser import parse_model
 
-from ipucc.compiler import CompileOptions, lower_ops, optimise_model
+from ipucc.compiler import CompileOptions
 from ipucc.ops.siblings import combined_kinds, find_siblings
+from ipucc.optimise import lower_ops, optimise_model
 from ipucc.passes.program.fit import fit
 from ipucc.program.verify import verify_program
 from ipucc.runtime.checked import checked_engine

@@ -1,0 +1,154 @@
+"""From an ONNX model to its tile graph: front end, graph passes, lowering of ops, their order."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+
+from ipucc.clock import Clock, OnPass, OnStart
+from ipucc.diagnostics import CompileError, Diagnostic, error
+from ipucc.frontend import load_model, unsupported_nodes
+from ipucc.limits import weights_fit
+from ipucc.ops.build import build_tile_graph
+from ipucc.ops.builder import BuildOptions
+from ipucc.ops.graph import TileGraph
+from ipucc.ops.support import supported
+from ipucc.pass_manager import (
+    DEFAULT_PIPELINE,
+    DumpFolder,
+    PassContext,
+    PassEvent,
+    default_registry,
+    parse_pipeline,
+    run_pipeline,
+)
+from ipucc.passes.plan.known import Known
+from ipucc.passes.plan.pays import sparsity_pays
+from ipucc.passes.plan.schedule import schedule
+from ipucc.target import Target, load_target
+
+if TYPE_CHECKING:
+    from ipucc.compiler import CompileOptions
+
+__all__ = ["Optimised", "Stream", "graph_pipeline", "lower_ops", "optimise_model", "schedule_model"]
+
+Stream = Callable[[str], None]
+
+
+def graph_pipeline(options: "CompileOptions") -> str:
+    """The graph-level pipeline that the options ask for, as text."""
+    if options.passes is not None:
+        if options.block is not None or options.density is not None:
+            raise error(
+                "IPU0308", "--block and --density are short forms of a pass, and --passes replaces all passes",
+                help=["write sparsify{block=...,density=...} into --passes"],
+            )  # fmt: skip
+        text = options.passes
+    else:
+        text = DEFAULT_PIPELINE
+    if options.precision == "fp16" and "precision" not in text:
+        text += ("," if text else "") + "precision{to=fp16}"
+    if options.passes is None and (options.block is not None or options.density is not None):
+        block = 16 if options.block is None else options.block
+        density = 0.1 if options.density is None else options.density
+        # Behind the precision, so that a prediction of what sparsity buys is made for the types that run.
+        text += f",sparsify{{block={block},density={density},when=always}}"
+    return text
+
+
+@dataclass(frozen=True, eq=False)
+class Optimised:
+    """A model behind the graph passes, the pipeline it went through, wall seconds per pass, and remarks."""
+
+    model: ir.Model
+    pipeline: str
+    seconds: dict[str, float]
+    remarks: tuple[Diagnostic, ...]
+
+
+def optimise_model(
+    source: str | Path | onnx.ModelProto | ir.Model,
+    options: "CompileOptions",
+    *,
+    target: Target | None = None,
+    on_start: OnStart | None = None,
+    on_pass: OnPass | None = None,
+    print_after: Sequence[str] = (),
+    stream: Stream | None = None,
+    dump: DumpFolder | None = None,
+    known: Known | None = None,
+) -> Optimised:
+    """Import a model and run the graph passes on it. With a target, a model whose weights alone exceed it is refused
+    before the first pass (IPU0401). `known` is what is known of plans for the options' target; it is used where a pass
+    asks for a prediction, and filled. The other arguments are those of `compile_model`."""
+    registry = default_registry()
+    for path in options.load:
+        registry.load_file(path)
+    pipeline = parse_pipeline(graph_pipeline(options), registry)
+    clock = Clock({}, on_start, on_pass)
+    clock.begin("import")
+    model = _import(source, options)
+    clock.end()
+    if target is not None:
+        weights_fit(model, target, options)
+
+    def heard(event: PassEvent) -> None:
+        if event.timing is not None:
+            clock.spent(event.name, event.timing.seconds)
+        elif on_start is not None:
+            on_start(event.name)
+
+    def pays(node: ir.Node, blocks: Sequence[tuple[int, int]], block: tuple[int, int]) -> tuple[bool, str]:
+        nonlocal known
+        known = Known(load_target(options.target)) if known is None else known
+        return sparsity_pays(node, blocks, block, known, _build_options(known.target, options))
+
+    done = run_pipeline(
+        model, pipeline, context=PassContext(pays=pays), print_after=print_after, stream=stream, dump=dump,
+        on_event=heard,
+    )  # fmt: skip
+    return Optimised(model, str(pipeline), clock.seconds, done.remarks)
+
+
+def _import(source: str | Path | onnx.ModelProto | ir.Model, options: "CompileOptions") -> ir.Model:
+    """The model as the passes start from it. Unsupported ops are no error yet, since a pass may rewrite them."""
+    try:
+        return load_model(source, dims=options.dims, input_shapes=options.input_shapes)
+    except CompileError as failure:
+        if any(found.id == "IPU0115" for found in failure.diagnostics):
+            # A shape that stays unknown mostly comes from an op that is not supported: say so, with the op's name.
+            load_model(source, dims=options.dims, input_shapes=options.input_shapes, supported=supported)
+        raise
+
+
+def _build_options(target: Target, options: "CompileOptions") -> BuildOptions:
+    return BuildOptions(target, "float16" if options.partials == "fp16" else "float32")
+
+
+def schedule_model(model: ir.Model, target: Target, options: "CompileOptions") -> TileGraph:
+    """The tile graph of a model behind the graph passes, its ops in the order in which they run.
+
+    Raises CompileError with every node that cannot be lowered.
+    """
+    return schedule(lower_ops(model, target, options))
+
+
+def lower_ops(model: ir.Model, target: Target, options: "CompileOptions", joined: Collection[str] = ()) -> TileGraph:
+    """The tile graph of a model behind the graph passes, in the order of its nodes; products of the kinds `joined` as
+    one product.
+
+    Raises CompileError with every node that cannot be lowered.
+    """
+    problems = unsupported_nodes(model, supported)
+    build = _build_options(target, options)
+    try:
+        graph = build_tile_graph(model, build, joined)
+    except CompileError as failure:
+        problems += [found for found in failure.diagnostics if found.id != "IPU0201"]
+        raise CompileError(problems or failure.diagnostics) from failure
+    if problems:
+        raise CompileError(problems)
+    return graph

@@ -1,224 +1,28 @@
-"""Rewrites as expressions: a pattern function and a replacement function.
+"""Where a pattern occurs in a graph.
 
-    def _pattern(x):                                   # its parameters are captures; built once
-        return x * op.Sigmoid(x), op.Swish(x)          # one pattern, or alternatives
-
-    @rewrite("silu", _pattern)
-    def silu(m, new, x):                               # the captures it needs, by name
-        require(x.dtype == ir.DataType.FLOAT, "not float32")
-        return new.Swish(x)
-
-`apply_rules` walks from the outputs to the inputs, so that the largest pattern wins, until nothing matches.
-A pattern matches only where the replacement is safe: inner nodes are used inside the match alone and are no
-graph outputs, attributes that the pattern does not name have their defaults, results beyond the first are
-unused. The operands of commutative ops match in either order. A sub-pattern used twice must be the same
-node. The replacement has the type, shape and names of what it replaces, and carries its provenance.
+A pattern matches only where a replacement is safe: inner nodes are used inside the match alone and are no graph
+outputs, attributes that the pattern does not name have their defaults, results beyond the first are unused. The
+operands of commutative ops match in either order. A sub-pattern used twice must be the same node.
 """
 
 import functools
-import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
-from ipucc.diagnostics import error
-from ipucc.graph.edit import (
-    AttrLike,
-    Editor,
-    InputLike,
-    all_graphs,
-    attribute,
-    constant_array,
-    describe,
-    merge_origin,
-    prune,
-    same_type,
-    scalar,
-)
+from ipucc.graph.edit import AttrLike, attribute, constant_array, same_type, scalar
 from ipucc.graph.expr import COMMUTATIVE
+from ipucc.graph.patterns import Anything, Either, Literal, Maybe, Number, OpPattern, Pattern, Var
 
-T = TypeVar("T")
+__all__ = ["Captured", "Match", "find"]
+
 Captured: TypeAlias = "ir.Value | AttrLike | None"
-AttrPattern: TypeAlias = "AttrLike | Var"
 
-MAX_SWEEPS: Final = 50
 _SAME_CONSTANT_LIMIT: Final = 64
-
-
-class Remarks(Protocol):
-    """Where rewrites are reported; a PassContext is one."""
-
-    def passed(self, node: ir.Node, message: str) -> None:
-        """A rule was applied."""
-
-    def missed(self, node: ir.Node, message: str) -> None:
-        """A pattern was found, but the rule does not apply."""
-
-
-class Pattern:
-    """A pattern of a value. Arithmetic operators build patterns of the ONNX ops."""
-
-    def __add__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Add", (self, as_pattern(other)))
-
-    def __radd__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Add", (as_pattern(other), self))
-
-    def __sub__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Sub", (self, as_pattern(other)))
-
-    def __rsub__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Sub", (as_pattern(other), self))
-
-    def __mul__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Mul", (self, as_pattern(other)))
-
-    def __rmul__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Mul", (as_pattern(other), self))
-
-    def __truediv__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Div", (self, as_pattern(other)))
-
-    def __rtruediv__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Div", (as_pattern(other), self))
-
-    def __pow__(self, other: "PatternLike") -> "OpPattern":
-        return OpPattern("Pow", (self, as_pattern(other)))
-
-    def __neg__(self) -> "OpPattern":
-        return OpPattern("Neg", (self,))
-
-
-PatternLike: TypeAlias = "Pattern | int | float"
-
-
-@dataclass(frozen=True, eq=False)
-class Var(Pattern):
-    """Matches any value (as an attribute: any attribute) and captures it under the name."""
-
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class Anything(Pattern):
-    """Matches any value without capturing it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Literal(Pattern):
-    """Matches a constant of one element that is close to the number."""
-
-    value: float
-    rtol: float
-
-
-@dataclass(frozen=True, eq=False)
-class Number(Pattern):
-    """Matches any constant of one element with a known value and captures it."""
-
-    var: Var
-
-
-@dataclass(frozen=True, eq=False)
-class Maybe(Pattern):
-    """Matches an optional operand; captures None where it is absent."""
-
-    pattern: Pattern
-
-
-@dataclass(frozen=True, eq=False)
-class Either(Pattern):
-    """Matches where one of the patterns does; the first that leads to a match is taken."""
-
-    patterns: tuple[Pattern, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class OpPattern(Pattern):
-    """Matches a node. `out` captures its result; `any_attrs` accepts whatever attributes it has."""
-
-    op_type: str
-    args: tuple[Pattern, ...]
-    attrs: Mapping[str, AttrPattern] = field(default_factory=dict)
-    domain: str = ""
-    any_attrs: bool = False
-    out: Var | None = None
-
-
-class Ops:
-    """`op.Conv(x, w, maybe(b), group=1)`: patterns of nodes by op type.
-
-    Keywords are attributes: a value that must be equal, or a parameter of the pattern function, which
-    captures it (its default where absent). Two keywords are special: `any_attrs=True`, and `out=name` to
-    capture the result.
-    """
-
-    def __init__(self, domain: str = "") -> None:
-        self._domain = domain
-
-    def __getattr__(self, op_type: str) -> Callable[..., OpPattern]:
-        def build(
-            *args: PatternLike, any_attrs: bool = False, out: Var | None = None, **attrs: AttrPattern
-        ) -> OpPattern:
-            patterns = tuple(as_pattern(a) for a in args)
-            return OpPattern(op_type, patterns, attrs, self._domain, any_attrs, out)
-
-        return build
-
-
-op: Final = Ops()
-
-
-def const(value: float, rtol: float = 1e-5) -> Literal:
-    """A constant of one element within the relative tolerance. A bare number in a pattern is
-    `const(number)`."""
-    return Literal(float(value), rtol)
-
-
-def number(var: Var) -> Number:
-    """Any constant of one element, captured."""
-    return Number(var)
-
-
-def maybe(pattern: Pattern) -> Maybe:
-    """An operand that may be absent."""
-    return Maybe(pattern)
-
-
-def anything() -> Anything:
-    """Any operand, each one by itself."""
-    return Anything()
-
-
-def either(*patterns: Pattern) -> Either:
-    """One of several forms of a sub-expression."""
-    return Either(patterns)
-
-
-def as_pattern(value: PatternLike) -> Pattern:
-    """A number as the pattern of a constant; a pattern stays."""
-    return value if isinstance(value, Pattern) else const(value)
-
-
-class _Missed(Exception):
-    """Ends a replacement function that does not apply."""
-
-
-def require(condition: bool, reason: str) -> None:
-    """Ends the replacement unless the condition holds; the reason becomes a `missed` remark at the node."""
-    if not condition:
-        raise _Missed(reason)
-
-
-def present(value: T | None, reason: str) -> T:
-    """The value, if there is one; None ends the replacement as `require` does."""
-    if value is None:
-        raise _Missed(reason)
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,85 +39,6 @@ class Match:
         return self.root.outputs[0]
 
 
-class Builder:
-    """`new.Mul(x, 2.0, axis=1)`: typed nodes before the root of the match.
-
-    Numbers among the operands become constants of the type of the first value, arrays constants of their
-    own. The keyword `domain` chooses another domain. Returns the first result.
-    """
-
-    def __init__(self, editor: Editor, root: ir.Node) -> None:
-        self.editor = editor
-        self.root = root
-        self.nodes: list[ir.Node] = []
-
-    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
-        def build(*inputs: InputLike, domain: str = "", **attrs: AttrLike) -> ir.Value:
-            node = self.editor.node(op_type, inputs, attrs, before=self.root, domain=domain)
-            self.nodes.append(node)
-            return node.outputs[0]
-
-        return build
-
-
-Replacement: TypeAlias = Callable[..., "ir.Value | None"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A named rewrite: alternatives of one pattern, and what replaces the root's result (None: leave it)."""
-
-    name: str
-    patterns: tuple[OpPattern, ...]
-    replacement: Replacement
-    wanted: tuple[str, ...]
-    captures: tuple[str, ...]
-
-
-def rewrite(name: str, pattern: Callable[..., OpPattern | tuple[OpPattern, ...]]) -> Callable[[Replacement], Rule]:
-    """Makes a Rule of the replacement function below it (see the module).
-
-    Raises ValueError if the function asks for a capture that the pattern function does not have.
-    """
-    names = tuple(inspect.signature(pattern).parameters)
-    built = pattern(*(Var(n) for n in names))
-    alternatives = built if isinstance(built, tuple) else (built,)
-
-    def decorate(replacement: Replacement) -> Rule:
-        wanted = tuple(inspect.signature(replacement).parameters)[2:]
-        if unknown := [w for w in wanted if w not in names]:
-            raise ValueError(f"rule {name!r}: {', '.join(unknown)} is no capture of its pattern")
-        return Rule(name, alternatives, replacement, wanted, names)
-
-    return decorate
-
-
-def apply_rules(model: ir.Model, rules: Sequence[Rule], remarks: Remarks | None = None) -> int:
-    """Applies the rules everywhere until none matches, and removes what became unused.
-
-    Rules earlier in the list win at one root. Returns the number of rewrites. Raises CompileError (IPU0311)
-    if a replacement has another type than what it replaces.
-    """
-    by_root: dict[tuple[str, str], list[tuple[Rule, OpPattern]]] = {}
-    for rule in rules:
-        for pattern in rule.patterns:
-            by_root.setdefault((pattern.domain, pattern.op_type), []).append((rule, pattern))
-    editor = Editor(model)
-    total = 0
-    for _ in range(MAX_SWEEPS):
-        count = 0
-        for graph in all_graphs(model):
-            for node in list(reversed(graph)):
-                if node.graph is not None:
-                    count += _rewrite_at(node, by_root.get((node.domain, node.op_type), ()), editor, remarks)
-        total += count
-        if not count:
-            break
-    if total:
-        prune(model)
-    return total
-
-
 def find(pattern: OpPattern, root: ir.Node) -> Match | None:
     """The first safe match of a pattern at a node."""
     for state in _match_node(pattern, root, _State({}, {}), root):
@@ -322,55 +47,6 @@ def find(pattern: OpPattern, root: ir.Node) -> Match | None:
             others = tuple(n for n in nodes if n is not root)
             return Match(root, (root, *others), state.captures)
     return None
-
-
-def _rewrite_at(
-    node: ir.Node, candidates: Iterable[tuple[Rule, OpPattern]], editor: Editor, remarks: Remarks | None
-) -> int:
-    for rule, pattern in candidates:
-        match = find(pattern, node)
-        if match is None:
-            continue
-        builder = Builder(editor, node)
-        try:
-            result = rule.replacement(match, builder, **{n: match.captures.get(n) for n in rule.wanted})
-            if result is None:
-                editor.remove_dead(reversed(builder.nodes))
-                continue
-            _check_type(rule, match, result)
-            if not editor.replace(match.output, result):
-                raise _Missed("the result is an output of the graph and its replacement is none of its nodes")
-        except _Missed as missed:
-            editor.remove_dead(reversed(builder.nodes))
-            if remarks is not None:
-                remarks.missed(node, f"{rule.name}: {missed}")
-            continue
-        for made in builder.nodes:
-            merge_origin(made, reversed(match.nodes))
-        if remarks is not None:
-            remarks.passed(node, rule.name)
-        node_name, value_name, kept = node.name, match.output.name, result.is_graph_output()
-        editor.remove_dead([node])
-        producer = result.producer()
-        if producer is not None and producer in builder.nodes:
-            producer.name = node_name
-            result.name = result.name if kept else value_name
-        return 1
-    return 0
-
-
-def _check_type(rule: Rule, match: Match, result: ir.Value) -> None:
-    if not same_type(result, match.output):
-        raise error(
-            "IPU0311",
-            f"rule {rule.name!r} replaces {_type_text(match.output)} by {_type_text(result)}",
-            node=describe(match.root),
-            op=match.root.op_type,
-        )
-
-
-def _type_text(value: ir.Value) -> str:
-    return f"{value.dtype}{'' if value.shape is None else list(value.shape)}"
 
 
 def _is_closed(root: ir.Node, nodes: Sequence[ir.Node]) -> bool:

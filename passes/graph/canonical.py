@@ -13,7 +13,9 @@ from ipucc.graph.edit import (
     static_shape,
     value_dtype,
 )
-from ipucc.graph.match import Builder, Match, OpPattern, Rule, Var, maybe, op, require, rewrite
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Var, maybe, op
+from ipucc.graph.rewrite import Builder, Rule, require, rewrite
 
 
 def _gemm(a: Var, b: Var, c: Var) -> OpPattern:

@@ -9,7 +9,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
 from ipucc.graph.edit import is_constant, prune
 from ipucc.graph.fold import fold_constants
-from ipucc.graph.match import apply_rules
+from ipucc.graph.rewrite import apply_rules
 from ipucc.graph.tensors import is_missing
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.canonical import CANONICAL, normalise_attributes

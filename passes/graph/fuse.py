@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from ipucc.graph.match import apply_rules
+from ipucc.graph.rewrite import apply_rules
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.fuse_activation import FuseActivation
 from ipucc.passes.graph.fuse_attention import FuseAttention

@@ -7,20 +7,9 @@ from typing import ClassVar, Final
 import onnx_ir as ir
 
 from ipucc.graph.edit import AttrLike, scalar
-from ipucc.graph.match import (
-    Builder,
-    Match,
-    OpPattern,
-    Pattern,
-    Rule,
-    Var,
-    apply_rules,
-    const,
-    either,
-    op,
-    require,
-    rewrite,
-)
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Pattern, Var, const, either, op
+from ipucc.graph.rewrite import Builder, Rule, apply_rules, require, rewrite
 from ipucc.pass_manager import Pass, PassContext
 
 _ROUNDED: Final = 2e-4

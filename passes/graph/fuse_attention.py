@@ -7,21 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ipucc.graph.edit import Array, constant_array, is_constant, static_shape, value_dtype
-from ipucc.graph.match import (
-    Builder,
-    Match,
-    OpPattern,
-    Rule,
-    Var,
-    anything,
-    apply_rules,
-    const,
-    maybe,
-    op,
-    present,
-    require,
-    rewrite,
-)
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Var, anything, const, maybe, op
+from ipucc.graph.rewrite import Builder, Rule, apply_rules, present, require, rewrite
 from ipucc.pass_manager import Pass, PassContext, option
 
 _FINITE: Final = frozenset(

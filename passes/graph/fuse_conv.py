@@ -19,19 +19,9 @@ from ipucc.graph.edit import (
     static_shape,
     value_dtype,
 )
-from ipucc.graph.match import (
-    Builder,
-    Match,
-    OpPattern,
-    Rule,
-    Var,
-    apply_rules,
-    maybe,
-    op,
-    present,
-    require,
-    rewrite,
-)
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Var, maybe, op
+from ipucc.graph.rewrite import Builder, Rule, apply_rules, present, require, rewrite
 from ipucc.pass_manager import Pass, PassContext
 
 Doubles: TypeAlias = npt.NDArray[np.float64]

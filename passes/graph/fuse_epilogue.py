@@ -22,7 +22,9 @@ from ipucc.graph.edit import (
     static_shape,
 )
 from ipucc.graph.expr import call, substitute
-from ipucc.graph.match import Builder, Match, OpPattern, Var, apply_rules, number, op, rewrite
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Var, number, op
+from ipucc.graph.rewrite import Builder, apply_rules, rewrite
 from ipucc.graph.schemas import CONTRACTIONS, DOMAIN, attach_functions, expression, extra_operands
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.identities import no_op

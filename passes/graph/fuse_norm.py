@@ -7,21 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ipucc.graph.edit import constant_array, scalar, static_shape, value_dtype
-from ipucc.graph.match import (
-    Builder,
-    Match,
-    OpPattern,
-    Pattern,
-    Rule,
-    Var,
-    apply_rules,
-    const,
-    either,
-    op,
-    present,
-    require,
-    rewrite,
-)
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Pattern, Var, const, either, op
+from ipucc.graph.rewrite import Builder, Rule, apply_rules, present, require, rewrite
 from ipucc.pass_manager import Pass, PassContext
 
 

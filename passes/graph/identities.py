@@ -7,7 +7,9 @@ import onnx_ir as ir
 
 from ipucc.graph.edit import constant_array, scalar, static_shape, value_dtype
 from ipucc.graph.expr import ELEMENTWISE
-from ipucc.graph.match import Builder, Match, OpPattern, Rule, Var, const, maybe, op, rewrite
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Var, const, maybe, op
+from ipucc.graph.rewrite import Builder, Rule, rewrite
 from ipucc.passes.graph.views import is_view_permutation, permutation
 
 MASK_LIMIT: Final = 1 << 20

@@ -10,7 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ipucc.graph.edit import AttrLike, Editor, static_shape
-from ipucc.graph.match import Builder, Match, OpPattern, Rule, Var, maybe, op, rewrite
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Var, maybe, op
+from ipucc.graph.rewrite import Builder, Rule, rewrite
 from ipucc.passes.graph.regions import is_elementwise, users
 
 

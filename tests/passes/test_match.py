@@ -7,20 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from ipucc.diagnostics import CompileError
-from ipucc.graph.match import (
-    Builder,
-    Match,
-    OpPattern,
-    Rule,
-    Var,
-    apply_rules,
-    const,
-    either,
-    maybe,
-    op,
-    require,
-    rewrite,
-)
+from ipucc.graph.match import Match
+from ipucc.graph.patterns import OpPattern, Var, const, either, maybe, op
+from ipucc.graph.rewrite import Builder, Rule, apply_rules, require, rewrite
 from ipucc.pass_manager import PassContext
 
 Build = Callable[..., ir.Model]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+from networks.branching import branching
 from networks.builder import save
 from networks.convolutional import efficientnet_b0, mobilenet_v2, resnet50
 from networks.llama import llama_step
@@ -48,6 +49,10 @@ NETWORKS: dict[str, tuple[str, Sizes]] = {
             "context": (512, "tokens in the cache"), "vocabulary": (32000, "tokens that there are"),
         },
     ),
+    "branching": (
+        "a network drawn at random: branches of convolutions, then of products, hardly two ops alike",
+        {"ops": (1000, "ops at least"), "size": (64, SIZE)},
+    ),
 }  # fmt: skip
 """Per network what it is, and the sizes that can be given: default and help."""
 
@@ -67,6 +72,7 @@ def build(o: argparse.Namespace) -> onnx.ModelProto:
             o.layers, o.hidden, o.hidden // 64, o.hidden // 256, o.hidden * 11 // 4, o.vocabulary, o.batch, o.context,
             o.seed,
         ),
+        "branching": lambda: branching(o.ops, o.batch, o.size, o.seed),
     }  # fmt: skip
     return makers[o.network]()
 

@@ -146,7 +146,7 @@ class View:
         if outer.src != self.dst:
             raise ValueError(f"cannot view {self.dst} through a view of {outer.src}")
         groups = []
-        for inner_ids, outer_ids in _joined(self.groups, outer.groups):
+        for inner_ids, outer_ids in _joined(self.groups, outer.groups, self.dst):
             inner = [self.groups[i] for i in inner_ids]
             over = [outer.groups[i] for i in outer_ids]
             groups.append(_compose(self, outer, inner, over))
@@ -170,9 +170,15 @@ class View:
         return out.transpose(np.argsort(dst_order)) if dst_order else out.reshape(())
 
 
-def _joined(inner: Sequence[Group], outer: Sequence[Group]) -> list[tuple[list[int], list[int]]]:
-    """Pairs of group lists, one per set of groups that share middle dimensions, in order of the first member."""
+def _joined(
+    inner: Sequence[Group], outer: Sequence[Group], middle: Sequence[int]
+) -> list[tuple[list[int], list[int]]]:
+    """Pairs of group lists, one per set of groups that share middle dimensions, in order of the first member.
+
+    A dimension of size 1 joins nothing that is more than itself: its index is 0 whatever the others are.
+    """
     parent = list(range(len(inner) + len(outer)))
+    alone = [True] * len(parent)
 
     def find(x: int) -> int:
         while parent[x] != x:
@@ -181,10 +187,13 @@ def _joined(inner: Sequence[Group], outer: Sequence[Group]) -> list[tuple[list[i
         return x
 
     owner = {d: i for i, g in enumerate(inner) for d in g.dst}
-    for j, g in enumerate(outer):
-        for d in g.src:
-            a, b = find(owner[d]), find(len(inner) + j)
-            parent[max(a, b)] = min(a, b)
+    shared = [(owner[d], len(inner) + j, middle[d] == 1) for j, g in enumerate(outer) for d in g.src]
+    for x, y, trivial in sorted(shared, key=lambda s: s[2]):
+        if trivial and not (alone[x] or alone[y]):
+            continue
+        alone[x] = alone[y] = False
+        a, b = find(x), find(y)
+        parent[max(a, b)] = min(a, b)
     sets: dict[int, tuple[list[int], list[int]]] = {}
     for x in range(len(parent)):
         pair = sets.setdefault(find(x), ([], []))
@@ -217,7 +226,8 @@ def _compose(first: View, second: View, inner: Sequence[Group], outer: Sequence[
         middle.update(zip(g.src, _unravel(np.maximum(got, 0), [second.src[d] for d in g.src]), strict=True))
     source: dict[int, Index] = {}
     for g in inner:
-        lin = _ravel([middle[d] for d in g.dst], [first.dst[d] for d in g.dst], grid.shape[1])
+        nought = np.zeros(grid.shape[1], np.int64)  # A dimension of size 1 may belong to another group.
+        lin = _ravel([middle.get(d, nought) for d in g.dst], [first.dst[d] for d in g.dst], grid.shape[1])
         got = g.index[lin]
         valid &= got >= 0
         source.update(zip(g.src, _unravel(np.maximum(got, 0), [first.src[d] for d in g.src]), strict=True))

@@ -87,21 +87,23 @@ class _Pool:
     and three times the runs (apart, of any length, in grains); then the table: keys (destination cell x source cells +
     source cell), elements, runs of any length, runs in grains."""
 
-    values: list[Counts] = field(default_factory=list)
+    values: Counts = field(default_factory=lambda: np.zeros(1 << 12, np.int64))
     size: int = 0
 
     def add(self, *parts: Counts) -> int:
         """Stores the parts behind each other and returns where they begin."""
         begin = self.size
-        self.values += parts
         self.size += sum(p.size for p in parts)
+        if self.size > self.values.size:
+            grown = np.empty(max(self.size, 2 * self.values.size), np.int64)
+            grown[:begin] = self.values[:begin]
+            self.values = grown
+        np.concatenate(parts, out=self.values[begin : self.size])
         return begin
 
     def array(self) -> Counts:
-        """All that is stored."""
-        joined = np.concatenate(self.values) if self.values else np.zeros(0, np.int64)
-        self.values = [joined]
-        return joined
+        """All that is stored; valid until more is added."""
+        return self.values[: self.size]
 
 
 @dataclass(eq=False)

@@ -104,3 +104,11 @@ def test_what_does_not_fit_is_refused() -> None:
         View.broadcast((2, 3), (2, 4))
     with pytest.raises(ValueError, match="cannot view"):
         View.identity((2, 3)).then(View.identity((3, 2)))
+
+
+def test_dimensions_of_one_join_nothing() -> None:
+    """The heads of one sequence: batches of 1 come and go, features and rows stay apart."""
+    heads = View.reshape((128, 768), (1, 128, 12, 64)).then(View.transpose((1, 128, 12, 64), (0, 2, 1, 3)))
+    heads = heads.then(View.reshape((1, 12, 128, 64), (12, 128, 64)))
+    assert sorted((g.src, g.dst) for g in heads.groups) == [((0,), (1,)), ((1,), (0, 2))]
+    assert all(g.is_identity for g in heads.groups)

@@ -170,9 +170,7 @@ class View:
         return out.transpose(np.argsort(dst_order)) if dst_order else out.reshape(())
 
 
-def _joined(
-    inner: Sequence[Group], outer: Sequence[Group], middle: Sequence[int]
-) -> list[tuple[list[int], list[int]]]:
+def _joined(inner: Sequence[Group], outer: Sequence[Group], middle: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Pairs of group lists, one per set of groups that share middle dimensions, in order of the first member.
 
     A dimension of size 1 joins nothing that is more than itself: its index is 0 whatever the others are.

@@ -81,7 +81,7 @@ def test_any_plan_computes_the_same(
     options.intra_op_num_threads = 1
     (wanted,) = onnxruntime.InferenceSession(made.SerializeToString(), options).run(None, {"x": x})
     # No row is cut by the plan that only follows: every op then computes where its operand lies.
-    monkeypatch.setattr(building, "_follow", lambda *_: None)
+    monkeypatch.setattr(building, "following", lambda *_: None)
     target = machine_file(tiles=TILES)
     cut = rounds = 0
     for seed in range(5):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from networks.branching import branching
 from networks.builder import save
 from networks.convolutional import EFFICIENTNET_B0, MOBILENET_V2, efficientnet_b0, mobilenet_v2, resnet50
 from networks.llama import llama_step
@@ -32,6 +33,7 @@ SMALL: dict[str, Make] = {
     "efficientnet-b0": lambda: efficientnet_b0(batch=1, size=64, classes=1000, seed=1),
     "unet": lambda: unet(batch=1, size=64, width=64, depth=4, classes=2, seed=1),
     "llama-step": lambda: llama_step(2, 64, 4, 2, 176, 80, batch=2, context=9, seed=1),
+    "branching": lambda: branching(80, batch=2, size=16, seed=1, channels=[(16, 48)] * 2, widths=(16, 64)),
 }
 
 # The same in few ops that differ, so that they compile in seconds.
@@ -41,6 +43,7 @@ TINY: dict[str, Make] = {
     "mobilenet-v2": lambda: mobilenet_v2(batch=1, size=16, classes=10, seed=1, stages=MOBILENET_V2[:2]),
     "efficientnet-b0": lambda: efficientnet_b0(batch=1, size=16, classes=10, seed=1, stages=EFFICIENTNET_B0[:2]),
     "unet": lambda: unet(batch=1, size=16, width=8, depth=2, classes=2, seed=1),
+    "branching": lambda: branching(20, batch=1, size=8, seed=1, channels=[(16, 32)], widths=(16, 48)),
 }
 
 

@@ -111,3 +111,16 @@ def test_more_parts_are_never_dearer(codelet: Codelet) -> None:
     form = NormaliseParts(AXES, ("c",), 1e-5, True, True, True, "float16")
     for second in (form, SoftmaxParts("softmax", AXES, "c", "float16")):
         assert (np.diff(second.cycles(parts, target)) >= 0).all()
+
+
+# Cycles of one tile for a row of 1,152 fp16 elements with scale and bias, each with a call of 290 to 350 cycles
+# (osmarks/ipu-stack on a C600: docs/KERNEL_PIPELINES_2026_09_13.md and docs/NORM_GELU_KERNELS_2026_09_11.md).
+CALL = 320
+MEASURED = {"whole": 6_732, "apply": 4_686}
+
+
+@pytest.mark.parametrize("form", MEASURED)
+def test_measured_layer_norms(form: str) -> None:
+    codelet = {"whole": Normalise, "apply": NormaliseParts}[form](AXES, ("c",), 1e-5, True, True, True, "float16")
+    n = {"r": np.ones(1, np.int64), "c": np.full(1, 1152), parts_axis("c"): np.ones(1, np.int64)}
+    assert int(codelet.cycles(n, load_target("c600"))[0]) == pytest.approx(MEASURED[form] - CALL, rel=0.08)

@@ -27,10 +27,10 @@ def test_layer_norm_of_a_transformer(model_of: Callable[..., onnx.ModelProto]) -
         )
     )
     assert parts["d1"] > 1
-    assert cycles < 2_000
+    assert cycles < 2_500
     row = {"d0": np.ones(1, np.int64), "d1": np.full(1, 768)}
     codelet = Normalise(("d0", "d1"), ("d1",), 1e-12, True, True, True, "float16")
-    assert codelet.cycles(row, load_target("gc200")).tolist() == [3_920]
+    assert codelet.cycles(row, load_target("gc200")).tolist() == [4_370]
 
 
 def test_one_long_row(model_of: Callable[..., onnx.ModelProto]) -> None:

@@ -59,9 +59,15 @@ def axpy(groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, partial
 
 
 def transpose(groups: Counts, rows: Counts, columns: Counts, dtype: str, target: Target) -> Counts:
-    """`groups` matrices transposed in blocks of 4 x 4 (fp16: 4 cycles) or 2 x 2 (fp32: 3 cycles), the rows of each
-    shared by the workers."""
+    """`groups` matrices transposed in blocks of 4 x 4 (fp16: 4 cycles) or 2 x 2 (fp32: 3 cycles). The workers share
+    the matrices, as in poplibs, or the rows or columns of each (inferred), whichever is fastest. Bytes take as long
+    as fp16 (inferred)."""
     grain, block = (4, 4) if itemsize(dtype) <= 2 else (2, 3)
-    down, across = per_worker(-(-rows // grain), target), -(-columns // grain)
-    one = 18 + across * (12 + block * np.maximum(down - 2, 0))
-    return np.asarray(7 + target.workers * (29 + groups * one), np.int64)
+    down, across = -(-rows // grain), -(-columns // grain)
+
+    def one(down: Counts, across: Counts) -> Counts:
+        return np.asarray(18 + across * (12 + block * np.maximum(down - 2, 0)), np.int64)
+
+    shared = np.minimum(one(per_worker(down, target), across), one(down, per_worker(across, target)))
+    work = np.minimum(per_worker(groups, target) * one(down, across), groups * shared)
+    return np.asarray(7 + target.workers * (29 + work), np.int64)

@@ -11,12 +11,11 @@ import numpy as np
 
 from ipucc.code_digest import foreign_code
 from ipucc.codelets.base import Codelet
-from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
 from ipucc.ops.graph import TileGraph, live_results
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
 from ipucc.passes.plan.enumerate import Hosted, enumerate_plans
-from ipucc.passes.plan.grid import Plan, following, operand_layout
+from ipucc.passes.plan.grid import Plan, following, operand_layout, packing
 from ipucc.passes.plan.known import Known, Planned
 from ipucc.passes.plan.problem import Candidate, Edge, Problem, Row, Table
 from ipucc.passes.plan.repeats import repetitions
@@ -368,6 +367,6 @@ def _first_round(layout: Layout) -> Layout:
 
 def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:
     """Cycles of re-ordering the largest cell of an operand."""
-    axes = tuple(f"d{d}" for d in range(len(operand.shape)))
-    n = {a: np.full(1, size, np.int64) for a, size in zip(axes, layout.cell, strict=True)}
-    return int(Pack(axes).cycles(n, target)[0])
+    codelet = packing(operand)
+    n = {a: np.full(1, size, np.int64) for a, size in zip(codelet.axes, layout.cell, strict=True)}
+    return int(codelet.cycles(n, target)[0])

@@ -13,11 +13,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ipucc.codelets.copy import Pack
 from ipucc.codelets.rows import parts_axis
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Along, Everything, Operand, Span, TileOp
-from ipucc.passes.plan.grid import Plan
+from ipucc.passes.plan.grid import Plan, packing
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
@@ -164,6 +163,14 @@ def _extents(op: TileOp, parts: Counts, serial: str | None, steps: int) -> dict[
 def _operand_elements(operand: Operand, n: Mapping[str, Counts]) -> Counts:
     """Elements of an operand that the largest cell needs, grains rounded up."""
     total = np.ones(1, np.int64)
+    for size in _operand_extents(operand, n):
+        total = total * size
+    return total
+
+
+def _operand_extents(operand: Operand, n: Mapping[str, Counts]) -> list[Counts]:
+    """Extents of the part of an operand that the largest cell needs, grains rounded up."""
+    extents = []
     grain = max(1, 16 // itemsize(operand.dtype))
     for d, kind in enumerate(operand.dims):
         if isinstance(kind, Everything):
@@ -174,8 +181,8 @@ def _operand_elements(operand: Operand, n: Mapping[str, Counts]) -> Counts:
             size = _span_extent(kind, n[kind.axis])
         if d == operand.grain_dim:
             size = -(-size // grain) * grain
-        total = total * size
-    return total
+        extents.append(size)
+    return extents
 
 
 def _span_extent(span: Span, n: Counts) -> Counts:
@@ -274,7 +281,9 @@ def _price(
             moved, paired = moved + bytes_in, np.maximum(paired, np.where(copies % 2 == 0, bytes_in, 0))
             temp = temp + size * (2 if operand.pack_dim is not None else 1)
             if operand.pack_dim is not None:
-                compute = compute + Pack(("all",)).cycles({"all": elements}, target)
+                codelet = packing(operand)
+                held = dict(zip(codelet.axes, _operand_extents(operand, n), strict=True))
+                compute = compute + codelet.cycles(held, target)
             continue
         least = -(-prod(operand.shape) * itemsize(operand.dtype) // target.tiles)
         if at_host == "input":

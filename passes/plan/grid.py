@@ -6,12 +6,13 @@ from math import prod
 
 import numpy as np
 
+from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Operand, TileOp
 from ipucc.tiles.cuts import Cut, cut_axis, nested_cut, whole
 from ipucc.tiles.layout import Ints, Layout
 
-__all__ = ["Grid", "Plan", "following", "grid_of", "operand_layout", "result_layout"]
+__all__ = ["Grid", "Plan", "following", "grid_of", "operand_layout", "packing", "result_layout"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,12 @@ def following(op: TileOp, layout: Layout) -> Plan | None:
     grid = Grid((*op.result.axes, *extra), cells, tiles)
     parts = tuple((a, cells[a][0].size) for a in grid.axes)
     return Plan(parts, grid=grid)
+
+
+def packing(operand: Operand) -> Pack:
+    """What re-orders a cell, of the axes d0, d1, ..., of an operand that arrives in other grains than are wanted."""
+    axes = tuple(f"d{d}" for d in range(len(operand.shape)))
+    return Pack(axes, f"d{operand.grain_dim}", f"d{operand.pack_dim}", operand.dtype)
 
 
 def _arrange(grid: Grid, axes: Sequence[str | None], values: Ints) -> Ints:

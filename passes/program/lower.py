@@ -6,10 +6,9 @@ from math import prod
 import numpy as np
 
 from ipucc.codelets.base import Cells, Codelet
-from ipucc.codelets.copy import Pack
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Operand, TileOp
-from ipucc.passes.plan.grid import Grid, operand_layout
+from ipucc.passes.plan.grid import Grid, operand_layout, packing
 from ipucc.passes.plan.place import Placement
 from ipucc.passes.plan.problem import Candidate
 from ipucc.passes.plan.resting import home_layout
@@ -217,7 +216,7 @@ class _Lowering:
         at = np.unravel_index(cells, layout.grid) if layout.grid else ()
         lo = {a: layout.cuts[d][0][at[d]].astype(np.int64) for d, a in enumerate(axes)}
         n = {a: (layout.cuts[d][1] - layout.cuts[d][0])[at[d]].astype(np.int64) for d, a in enumerate(axes)}
-        return Compute(name, Pack(axes), tiles, Cells(lo, n), (Binding(src, cells),), (Binding(dst, cells),))
+        return Compute(name, packing(operand), tiles, Cells(lo, n), (Binding(src, cells),), (Binding(dst, cells),))
 
 
 def _fingerprint(layout: Layout) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ipucc.codelets.conv import METHODS as CONV_METHODS
 from ipucc.codelets.conv import Conv
+from ipucc.codelets.copy import Pack
 from ipucc.codelets.macs import transpose
 from ipucc.codelets.matmul import METHODS, MatMul
 from ipucc.target import load_target
@@ -28,6 +29,12 @@ def conv(
     extents = {"n": 1, "g": g, "ic": ic, "oc": oc, "o0": size[0], "o1": size[1]}
     codelet = Conv((kernel,) * 2, (stride,) * 2, (1, 1), (0, 0), (1, 1), "float16", "float16", method=method)
     return int(replace(codelet, **fields).cycles({a: np.array([v]) for a, v in extents.items()}, GC200)[0])
+
+
+def packed(dtype: str, **extents: int) -> int:
+    """Cycles of bringing a cell from grains of n to grains of k."""
+    n = {axis: np.array([size]) for axis, size in extents.items()}
+    return int(Pack(tuple(n), "n", "k", dtype).cycles(n, GC200)[0])
 
 
 def fastest(*methods: str, cycles) -> str:
@@ -65,11 +72,21 @@ def test_a_dot_product_multiplies_a_vector_per_issue() -> None:
 
 
 def test_what_lies_in_grains_of_columns_is_slower_to_multiply_and_needs_no_packing() -> None:
-    from ipucc.codelets.copy import Pack
-
-    pack = int(Pack(("k", "n")).cycles({"k": np.array([128]), "n": np.array([64])}, GC200)[0])
+    pack = packed("float16", k=128, n=64)
     dot, axpy = product("dot", 1, 128, 64), product("axpy", 1, 128, 64)
     assert dot < axpy < dot + pack
+
+
+def test_packing_costs_as_much_as_transposing_what_swapped_operands_leave() -> None:
+    # 64 x 256 results by a product that takes the rows for columns, and the same elements in other grains.
+    results = product("swapped", 64, 16, 256) - product("amp", 256, 16, 64)
+    assert packed("float16", k=64, n=256) == GC200.launch_cycles + results
+
+
+def test_the_workers_share_matrices_or_their_rows() -> None:
+    assert packed("float16", b=1, k=16, n=16) < packed("float16", b=6, k=16, n=16) < 2 * packed("float16", k=16, n=16)
+    assert packed("float16", k=96, n=96) < 6 * packed("float16", k=16, n=96)
+    assert packed("float16", b=6, k=96, n=96) > 4 * packed("float16", k=96, n=96)
 
 
 def test_transposing_takes_less_than_a_cycle_an_element() -> None:

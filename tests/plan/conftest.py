@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ipucc.codelets.copy import Pack
+from ipucc.codelets.elementwise import Elementwise
 from ipucc.compiler import CompileOptions
 from ipucc.ops.graph import Output, TileGraph, TileTensor
 from ipucc.ops.spec import Axis, Everything, Operand, Result, Source, TileOp
@@ -120,7 +120,16 @@ def graph_of() -> Build:
                 shape = graph.tensors[t].shape
                 operands.append(Operand((Source(t, View.identity(shape)),), shape, (Everything(*shape),), "int8", 0))
             result = Result(i + 1, ("d0",), "int8", 0)
-            graph.ops.append(TileOp(f"op{i}", "Any", (Axis("d0", size),), tuple(operands), result, Pack(("d0",))))
+            graph.ops.append(
+                TileOp(
+                    f"op{i}",
+                    "Any",
+                    (Axis("d0", size),),
+                    tuple(operands),
+                    result,
+                    Elementwise("a0", ("int8",), "int8", ("d0",)),
+                )
+            )
         for i in outputs:
             graph.outputs.append(Output(f"y{i}", "int8", (sizes[i],), Source(i + 1, View.identity((sizes[i],)))))
         return graph

@@ -1,7 +1,9 @@
 """Compile and run every model of a folder, and hold numbers and cycles against what they should be.
 
-    python benchmarks/zoo.py                                     all models of ../shared/models, gc200, both precisions
+    python benchmarks/zoo.py                                     all models of the folder, gc200, both precisions
     python benchmarks/zoo.py a.onnx b.onnx --target bow --precision fp16 --json out.json
+
+The folder is --models, or that of IPUCC_MODELS, or shared/models beside the checkout (model_files.py).
 
 Every program is written to a file, read again and run faithfully. Errors are max|a - b| / max|reference|, within 1e-4
 (model) and 2e-2 (fp16). The reference is NAME.outputs.npz beside the model where there is one, else onnxruntime, else
@@ -24,6 +26,7 @@ from typing import Literal
 
 import click
 import numpy as np
+from model_files import model_folder, why_none
 
 import ipucc
 import ipucc.compiler  # loaded here, so that no model is charged for it
@@ -34,7 +37,6 @@ from ipucc.oracle import TOLERANCE, check, compare
 
 Precision = Literal["model", "fp16"]
 
-MODELS = Path(__file__).resolve().parents[1] / "../shared/models"
 # Sizes for the symbolic dimensions of exports that have some.
 DIMS = {"super_resolution_10": {"batch_size": 1}, "llama_small.dyn.dynamo": {"s10": 1, "s12": 16, "s86": 1}}
 SEED = 1
@@ -158,7 +160,7 @@ def wrong(row: Row, may_refuse: Sequence[str]) -> bool:
 
 @click.command(help=__doc__.split("\n")[0])
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--models", type=click.Path(path_type=Path), default=MODELS, help="Folder to search without FILES.")
+@click.option("--models", type=click.Path(path_type=Path), help="Folder to search without FILES.")
 @click.option("--target", "targets", multiple=True, default=("gc200",), show_default=True, help="May be repeated.")
 @click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(["model", "fp16"]), default=("model", "fp16"),
@@ -172,9 +174,12 @@ def wrong(row: Row, may_refuse: Sequence[str]) -> bool:
 @click.option("--checked", is_flag=True, help="Follow every word of tile memory while running.")
 @click.option("--json", "document", type=click.Path(path_type=Path), help="Write all rows to this file.")
 def main(
-    files: tuple[Path, ...], models: Path, targets: tuple[str, ...], precisions: tuple[Precision, ...],
+    files: tuple[Path, ...], models: Path | None, targets: tuple[str, ...], precisions: tuple[Precision, ...],
     timed: tuple[str, ...], may_refuse: tuple[str, ...], checked: bool, document: Path | None,
 ) -> None:  # fmt: skip
+    models = model_folder() if models is None else models
+    if models is None and not files:
+        raise click.ClickException(why_none())
     paths = list(files) or sorted(models.rglob("*.onnx"))
     if not paths:
         raise click.ClickException(f"no .onnx in {models}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from model_files import model_folder, why_none
 from onnx import numpy_helper, parser
 
 MachineFile = Callable[..., Path]
@@ -15,10 +16,10 @@ ModelOf = Callable[..., onnx.ModelProto]
 @pytest.fixture(scope="session")
 def shared_models() -> Path:
     """The folder of the models that ipucc is developed against; tests skip where it is not there."""
-    found = Path(__file__).parents[1] / "../shared/models"
-    if not found.is_dir():
-        pytest.skip("the folder of models is not there")
-    return found.resolve()
+    found = model_folder()
+    if found is None:
+        pytest.skip(why_none())
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from ipucc.target import Target, load_target
 from ipucc.tiles.cuts import Cut, cut_axis, whole
 
 OPSET = 26
-Check = Callable[..., TileGraph]
+AssertRight = Callable[..., TileGraph]
 
 
 @dataclass
@@ -280,8 +280,9 @@ def compare(got: Mapping[str, Array], wanted: Mapping[str, list[Array]], toleran
 
 
 @pytest.fixture(scope="session")
-def check() -> Check:
-    """Builds a model of one node, or takes a ready one, runs its tile ops on several random cuts, and compares."""
+def assert_right() -> AssertRight:
+    """Asserts that the tile ops of a model of one node, or of a ready one, give on several random cuts what the oracles
+    `against` give, or `wanted`; returns the tile graph."""
     target = load_target("gc200")
 
     def run(

@@ -24,16 +24,16 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_conv(check, form):
+def test_conv(assert_right, form):
     shape, weight, attributes = FORMS[form]
     rng = np.random.default_rng(1)
     x, w = rng.normal(size=shape).astype(np.float32), rng.normal(size=weight).astype(np.float32)
     bias = rng.normal(size=weight[0]).astype(np.float32)
     # The reference evaluator pads SAME_LOWER at the wrong side and knows no three-dimensional groups.
-    check("Conv", {"x": x}, {"w": w, "b": bias}, against=("ort",), times=5, **attributes)
+    assert_right("Conv", {"x": x}, {"w": w, "b": bias}, against=("ort",), times=5, **attributes)
 
 
-def test_conv_of_computed_operands_reorders_what_arrives_in_other_grains(check):
+def test_conv_of_computed_operands_reorders_what_arrives_in_other_grains(assert_right):
     from onnx import helper
 
     rng = np.random.default_rng(2)
@@ -44,38 +44,38 @@ def test_conv_of_computed_operands_reorders_what_arrives_in_other_grains(check):
         helper.make_node("Abs", ["w"], ["a"], name="abs"),
         helper.make_node("Conv", ["r", "a"], ["y"], name="conv", pads=[1, 1, 1, 1]),
     ]
-    graph = check(nodes, {"x": x, "w": w}, times=6)
+    graph = assert_right(nodes, {"x": x, "w": w}, times=6)
     conv = graph.ops[-1]
     assert conv.kind == "Conv"
     assert conv.operands[0].grain_dim == 4
     assert conv.operands[0].pack_dim == 2
 
 
-def test_fused_conv_applies_its_epilogue_behind_the_reduction(check):
+def test_fused_conv_applies_its_epilogue_behind_the_reduction(assert_right):
     rng = np.random.default_rng(3)
     x = rng.normal(size=(1, 40, 5, 6)).astype(np.float32)
     other = rng.normal(size=(1, 10, 5, 6)).astype(np.float32)
     w = rng.normal(size=(10, 40, 3, 3)).astype(np.float32)
     bias = rng.normal(size=(10, 1, 1)).astype(np.float32)
-    check(
+    assert_right(
         "FusedConv", {"x": x, "a": other}, {"w": w, "b": bias}, order=["x", "w", "b", "a"], domain="ipucc", times=6,
         expr="Relu(Add(Add(x, a0), a1))", pads=[1, 1, 1, 1], strides=[1, 1], dilations=[1, 1], group=1,
         against=("ort",),
     )  # fmt: skip
 
 
-def test_half_precision_rounds_results_once(check):
+def test_half_precision_rounds_results_once(assert_right):
     rng = np.random.default_rng(4)
     x = rng.normal(size=(1, 32, 6, 6)).astype(np.float16)
     w = (rng.normal(size=(16, 32, 3, 3)) / 17).astype(np.float16)
-    check("Conv", {"x": x}, {"w": w}, tolerance=4e-3, against=("ref",), times=5)
-    check("Conv", {"x": x}, {"w": w}, tolerance=1e-3, against=("ref",), times=5, partials="float32")
+    assert_right("Conv", {"x": x}, {"w": w}, tolerance=4e-3, against=("ref",), times=5)
+    assert_right("Conv", {"x": x}, {"w": w}, tolerance=1e-3, against=("ref",), times=5, partials="float32")
 
 
-def test_integer_convolution_is_refused(check):
+def test_integer_convolution_is_refused(assert_right):
     x, w = np.ones((1, 1, 3, 3), np.int32), np.ones((1, 1, 1, 1), np.int32)
     with pytest.raises(CompileError, match="int32"):
-        check("Conv", {"x": x}, {"w": w})
+        assert_right("Conv", {"x": x}, {"w": w})
 
 
 TRANSPOSED = {
@@ -92,12 +92,12 @@ TRANSPOSED = {
 
 
 @pytest.mark.parametrize("form", TRANSPOSED)
-def test_conv_transpose(check, form):
+def test_conv_transpose(assert_right, form):
     shape, weight, attributes = TRANSPOSED[form]
     rng = np.random.default_rng(5)
     x, w = rng.normal(size=shape).astype(np.float32), rng.normal(size=weight).astype(np.float32)
     bias = rng.normal(size=weight[1] * attributes.get("group", 1)).astype(np.float32)
-    check("ConvTranspose", {"x": x}, {"w": w, "b": bias}, against=("ort",), times=6, **attributes)
+    assert_right("ConvTranspose", {"x": x}, {"w": w, "b": bias}, against=("ort",), times=6, **attributes)
 
 
 def test_cycles_of_a_1x1_convolution_are_those_of_a_matmul():

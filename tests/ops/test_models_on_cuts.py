@@ -1,4 +1,4 @@
-"""Whole models, op by op on random cuts, against onnxruntime. Needs the model collection beside the repository."""
+"""Whole models, op by op on random cuts, against onnxruntime."""
 
 from pathlib import Path
 
@@ -13,8 +13,6 @@ from ipucc.ops.builder import BuildOptions
 from ipucc.ops.support import supported
 from ipucc.target import load_target
 
-MODELS = Path(__file__).parents[2] / "../shared/models"
-
 
 @pytest.mark.parametrize(
     "name",
@@ -23,10 +21,8 @@ MODELS = Path(__file__).parents[2] / "../shared/models"
         *("t5_encoder.dynamo", "unet.dynamo", "vit_base.legacy", "opset23/llama_small.dynamo", "real/mnist_8"),
     ],
 )
-def test_model(machine, name):
-    path = MODELS / f"{name}.onnx"
-    if not path.exists():
-        pytest.skip("the model collection is not here")
+def test_model(machine, name: str, shared_models: Path):
+    path = shared_models / f"{name}.onnx"
     model = load_model(path, supported=supported)
     graph = build_tile_graph(model, BuildOptions(load_target("gc200")))
     rng = np.random.default_rng(0)

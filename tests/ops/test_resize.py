@@ -12,48 +12,50 @@ def image(*shape):
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-def resize(check, x, *, scales=None, sizes=None, **attributes):
+def resize(assert_right, x, *, scales=None, sizes=None, **attributes):
     consts = {"s": np.array(scales, np.float32)} if scales else {"s": np.array(sizes, np.int64)}
     order = ["x", "", "s"] if scales else ["x", "", "", "s"]
-    return check("Resize", {"x": x}, consts, order=order, **attributes)
+    return assert_right("Resize", {"x": x}, consts, order=order, **attributes)
 
 
 @pytest.mark.parametrize("coordinates", COORDINATES)
 @pytest.mark.parametrize("rounding", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
-def test_nearest(check, coordinates, rounding):
+def test_nearest(assert_right, coordinates, rounding):
     form = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding, "mode": "nearest"}
     for scales in ([1, 1, 2, 3], [1, 1, 0.5, 1.6]):
-        graph = resize(check, image(1, 3, 6, 7), scales=scales, against=("ort",), times=2, **form)
+        graph = resize(assert_right, image(1, 3, 6, 7), scales=scales, against=("ort",), times=2, **form)
         assert [op.kind for op in graph.ops] == ["Copy"]
-    resize(check, image(1, 3, 6, 7), sizes=[1, 3, 9, 5], against=("ort",), times=2, **form)
+    resize(assert_right, image(1, 3, 6, 7), sizes=[1, 3, 9, 5], against=("ort",), times=2, **form)
 
 
 @pytest.mark.parametrize("coordinates", COORDINATES)
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
-def test_interpolation(check, coordinates, mode):
+def test_interpolation(assert_right, coordinates, mode):
     form = {"coordinate_transformation_mode": coordinates, "mode": mode, "against": ("ort",), "tolerance": 4e-6}
-    resize(check, image(1, 5, 6, 7), scales=[1, 1, 2, 3], times=4, **form)
-    resize(check, image(2, 3, 9, 8), sizes=[2, 3, 5, 11], times=4, **form)
-    resize(check, image(1, 2, 5, 6), scales=[1, 1, 1.7, 0.6], times=4, **form)
+    resize(assert_right, image(1, 5, 6, 7), scales=[1, 1, 2, 3], times=4, **form)
+    resize(assert_right, image(2, 3, 9, 8), sizes=[2, 3, 5, 11], times=4, **form)
+    resize(assert_right, image(1, 2, 5, 6), scales=[1, 1, 1.7, 0.6], times=4, **form)
 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
-def test_antialias(check, mode):
+def test_antialias(assert_right, mode):
     form = {"mode": mode, "antialias": 1, "against": ("ort",), "tolerance": 1e-5}
-    resize(check, image(1, 2, 20, 15), scales=[1, 1, 0.4, 0.6], times=4, **form)
-    resize(check, image(1, 2, 20, 15), sizes=[1, 2, 7, 15], times=4, **form)
+    resize(assert_right, image(1, 2, 20, 15), scales=[1, 1, 0.4, 0.6], times=4, **form)
+    resize(assert_right, image(1, 2, 20, 15), sizes=[1, 2, 7, 15], times=4, **form)
 
 
-def test_cubic_without_what_lies_outside(check):
+def test_cubic_without_what_lies_outside(assert_right):
     form = {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5, "against": ("ort",), "tolerance": 4e-6}
-    resize(check, image(1, 2, 5, 6), scales=[1, 1, 2, 1.5], times=4, **form)
+    resize(assert_right, image(1, 2, 5, 6), scales=[1, 1, 2, 1.5], times=4, **form)
 
 
-def test_axes_and_aspect_ratio(check):
+def test_axes_and_aspect_ratio(assert_right):
     form = {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger", "mode": "linear", "tolerance": 4e-6}
-    resize(check, image(1, 2, 6, 8), sizes=[9, 9], against=("ort",), **form)
+    resize(assert_right, image(1, 2, 6, 8), sizes=[9, 9], against=("ort",), **form)
 
 
-def test_cropping_is_refused(check):
+def test_cropping_is_refused(assert_right):
     with pytest.raises(CompileError, match="tf_crop_and_resize"):
-        resize(check, image(1, 1, 4, 4), scales=[1, 1, 2, 2], coordinate_transformation_mode="tf_crop_and_resize")
+        resize(
+            assert_right, image(1, 1, 4, 4), scales=[1, 1, 2, 2], coordinate_transformation_mode="tf_crop_and_resize"
+        )

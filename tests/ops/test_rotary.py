@@ -8,7 +8,7 @@ import pytest
 @pytest.mark.parametrize("rank", [3, 4])
 @pytest.mark.parametrize("turned", [0, 6])
 @pytest.mark.parametrize("positions", ["none", "constant", "data"])
-def test_rotary(check, interleaved, rank, turned, positions):
+def test_rotary(assert_right, interleaved, rank, turned, positions):
     rng = np.random.default_rng(1)
     batch, heads, length, size = 2, 3, 5, 8
     x = rng.normal(size=(batch, heads, length, size) if rank == 4 else (batch, length, heads * size)).astype(np.float32)
@@ -21,7 +21,7 @@ def test_rotary(check, interleaved, rank, turned, positions):
         (consts if positions == "constant" else inputs)["p"] = rng.integers(0, 20, size=(batch, length))
         order.append("p")
     extra = {"rotary_embedding_dim": turned} if turned else {}
-    check(
+    assert_right(
         "RotaryEmbedding", inputs, consts, order=order, against=("ref",), times=3, interleaved=interleaved,
         num_heads=heads, **extra,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 evaluator."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,15 +19,6 @@ ort = pytest.importorskip("onnxruntime")
 Array = np.ndarray
 Build = Callable[..., ir.Model]
 Check = Callable[..., list[str]]
-
-
-@pytest.fixture
-def shared_models() -> Path:
-    """The folder of the models that ipucc is developed against; tests skip where it is not there."""
-    found = Path(__file__).parents[2] / "../shared/models"
-    if not found.is_dir():
-        pytest.skip("the folder of models is not there")
-    return found.resolve()
 
 
 def build_model(text: str, **constants: Array) -> ir.Model:

@@ -30,10 +30,11 @@ Sizes = dict[str, tuple[int, str]]
 LAYERS = "layers of the network"
 SEQ = "tokens per sequence"
 SIZE = "height and width of the images"
+HIDDEN = "hidden size, a multiple of 64; heads have 64"
 NETWORKS: dict[str, tuple[str, Sizes]] = {
     "resnet50": ("ResNet-50, images of 224x224", {}),
-    "bert-base": ("BERT-base, hidden size 768", {"layers": (12, LAYERS), "seq": (128, SEQ)}),
-    "bert-large": ("BERT-large, hidden size 1024", {"layers": (24, LAYERS), "seq": (128, SEQ)}),
+    "bert-base": ("BERT-base", {"layers": (12, LAYERS), "seq": (128, SEQ), "hidden": (768, HIDDEN)}),
+    "bert-large": ("BERT-large", {"layers": (24, LAYERS), "seq": (128, SEQ), "hidden": (1024, HIDDEN)}),
     "gpt2": ("GPT-2 of 124M parameters with its head", {"layers": (12, LAYERS), "seq": (64, SEQ)}),
     "vit-base": ("ViT-Base, patches of 16x16", {"layers": (12, LAYERS), "size": (224, SIZE)}),
     "mobilenet-v2": ("MobileNetV2, width 1", {"size": (224, SIZE)}),
@@ -61,8 +62,8 @@ def build(o: argparse.Namespace) -> onnx.ModelProto:
     """The network that the options ask for."""
     makers: dict[str, Callable[[], onnx.ModelProto]] = {
         "resnet50": lambda: resnet50(o.batch, o.seed),
-        "bert-base": lambda: bert("bert-base", o.layers, 768, 12, o.batch, o.seq, o.pooler, o.seed),
-        "bert-large": lambda: bert("bert-large", o.layers, 1024, 16, o.batch, o.seq, o.pooler, o.seed),
+        "bert-base": lambda: bert("bert-base", o.layers, o.hidden, o.hidden // 64, o.batch, o.seq, o.pooler, o.seed),
+        "bert-large": lambda: bert("bert-large", o.layers, o.hidden, o.hidden // 64, o.batch, o.seq, o.pooler, o.seed),
         "gpt2": lambda: gpt2(o.layers, 768, 12, 50257, o.batch, o.seq, o.head, o.seed),
         "vit-base": lambda: vit(o.layers, 768, 12, o.batch, o.size, 16, 1000, o.seed),
         "mobilenet-v2": lambda: mobilenet_v2(o.batch, o.size, 1000, o.seed),
@@ -103,8 +104,9 @@ def main() -> None:
     o = parser.parse_args()
     if small := [size for size in ("batch", *NETWORKS[o.network][1]) if getattr(o, size) < 1]:
         parser.error(f"--{small[0]} is at least 1")
-    if o.network == "llama-step" and o.hidden % 256:
-        parser.error("--hidden is a multiple of 256")
+    heads = {"llama-step": 256, "bert-base": 64, "bert-large": 64}.get(o.network)
+    if heads and o.hidden % heads:
+        parser.error(f"--hidden is a multiple of {heads}")
     size = save(build(o), o.output, o.external)
     onnx.checker.check_model(o.output)
     print(f"wrote {o.output}: {size / 1e6:.1f} MB of weights")

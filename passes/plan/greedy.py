@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from ipucc.passes.plan.effort import Stop, never
 from ipucc.passes.plan.numbers import FORBIDDEN, SCALE, Choice, Numbers, Table, Vec
 
 __all__ = ["descended", "greedy", "improved", "repaired"]
@@ -18,21 +19,22 @@ _LAST_PRICE: Final = SCALE << 10
 _ROUNDS: Final = 24
 
 
-def greedy(numbers: Numbers, cap: int) -> Choice | None:
-    """A choice within `cap` bytes per tile, None where no price makes it fit."""
+def greedy(numbers: Numbers, cap: int, stop: Stop = never) -> Choice | None:
+    """A choice within `cap` bytes per tile, None where no price makes it fit. Once `stop` says so, nothing is improved
+    any more: the first choice that fits is taken."""
     choice = np.zeros(numbers.size, np.int64)
     for v in range(numbers.size):
         earlier = [(u, table) for u, table in numbers.touching[v] if u < v]
         choice[v] = int(_next_to(numbers.cycles[v], earlier, choice).argmin())
-    choice = improved(numbers, choice, numbers.cycles)
-    return repaired(numbers, choice, np.zeros(numbers.base.size, np.int64), cap)
+    choice = improved(numbers, choice, numbers.cycles, stop=stop)
+    return repaired(numbers, choice, np.zeros(numbers.base.size, np.int64), cap, stop)
 
 
-def repaired(numbers: Numbers, choice: Choice, prices: Vec, cap: int) -> Choice | None:
+def repaired(numbers: Numbers, choice: Choice, prices: Vec, cap: int, stop: Stop = never) -> Choice | None:
     """A choice within `cap` bytes, reached from any choice by raising the prices of the rows that are over.
 
     `prices` [rows] are those to begin with, in cycles per byte over SCALE. Where it fits, cycles are then lowered as
-    far as single changes within the cap can.
+    far as single changes within the cap can, until `stop` says so.
     """
     prices = prices.copy()
     for _ in range(_ROUNDS):
@@ -46,16 +48,18 @@ def repaired(numbers: Numbers, choice: Choice, prices: Vec, cap: int) -> Choice 
         choice = np.asarray([_bytes(numbers, v).argmin() for v in range(numbers.size)], np.int64)
         if numbers.peak(choice) > cap:
             return None
-    choice = descended(numbers, choice, cap)
+    choice = descended(numbers, choice, cap, stop=stop)
     return choice if numbers.cost(choice) < FORBIDDEN else None
 
 
-def improved(numbers: Numbers, choice: Choice, costs: Sequence[Vec], rounds: int = 8) -> Choice:
-    """Changes one variable at a time as long as the costs fall (iterated conditional modes): `costs` of the single
-    candidates, and cycles of the pairs."""
+def improved(numbers: Numbers, choice: Choice, costs: Sequence[Vec], rounds: int = 8, stop: Stop = never) -> Choice:
+    """Changes one variable at a time as long as the costs fall (iterated conditional modes) and `stop` does not say
+    otherwise: `costs` of the single candidates, and cycles of the pairs."""
     choice = choice.copy()
     dirty = np.ones(numbers.size, np.bool_)
     for _ in range(rounds):
+        if stop():
+            break
         for v in np.flatnonzero(dirty).tolist():
             dirty[v] = False
             cost = _next_to(costs[v], numbers.touching[v], choice)
@@ -68,11 +72,14 @@ def improved(numbers: Numbers, choice: Choice, costs: Sequence[Vec], rounds: int
     return choice
 
 
-def descended(numbers: Numbers, choice: Choice, cap: int, rounds: int = 8) -> Choice:
-    """Changes one variable of a choice within the cap at a time, staying within, as long as cycles fall."""
+def descended(numbers: Numbers, choice: Choice, cap: int, rounds: int = 8, stop: Stop = never) -> Choice:
+    """Changes one variable of a choice within the cap at a time, staying within, as long as cycles fall and `stop`
+    does not say otherwise."""
     choice = choice.copy()
     usage = numbers.usage(choice)
     for _ in range(rounds):
+        if stop():
+            break
         changed = False
         for v in range(numbers.size):
             now = int(choice[v])

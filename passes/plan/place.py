@@ -8,7 +8,7 @@ from ipucc.passes.plan.greedy import greedy
 from ipucc.passes.plan.numbers import Numbers
 from ipucc.passes.plan.problem import Candidate, Problem
 from ipucc.passes.plan.room import More, not_found, too_large
-from ipucc.passes.plan.search import Found, search
+from ipucc.passes.plan.search import Found, Status, search
 
 __all__ = ["Placement", "Solver", "place"]
 
@@ -62,8 +62,9 @@ def place(
 
     if solver == "greedy":
         heard("greedy", None, 0)
-        made = greedy(numbers, cap)
-        found = Found("feasible" if made is not None else "unknown", made, None, 0)
+        made = greedy(numbers, cap, stop)
+        status: Status = "interrupted" if stop() else "feasible" if made is not None else "unknown"
+        found = Found(status, made, None, 0)
     else:
         found = search(numbers, cap, BUDGETS[effort], heard, stop)
     if found.choice is None:

@@ -71,7 +71,7 @@ class _Search:
             return Found("infeasible", None, None, 0)
         if not self._proved():
             self._tell("greedy")
-            self._offer(greedy(self.now, self.cap))
+            self._offer(greedy(self.now, self.cap, self.stop))
             if self.best is None and not self.stop():
                 self._tell("memory")
                 lean = leanest(self.now, self.budget.first_time + self.budget.shared_time, self.stop)

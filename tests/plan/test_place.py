@@ -119,6 +119,12 @@ def test_placement_tells_how_it_goes_on_and_can_be_stopped(problem: Make) -> Non
     assert stopped.status == "interrupted"
     assert stopped.objective == p.evaluate(stopped.choice).cycles
     assert stopped.peak_bytes <= cap
+    by_greedy = place(p, cap, "greedy", "default", stop=lambda: True)
+    assert by_greedy.status == "interrupted"
+    assert by_greedy.peak_bytes <= cap
+    assert by_greedy.objective >= place(p, cap, "greedy", "default").objective
+    with pytest.raises(KeyboardInterrupt):
+        place(p, 0, "greedy", "default", stop=lambda: True)
     # A proof stands, however short the search was.
     with pytest.raises(DoesNotFit):
         place(p, 0, "cpsat", "default", stop=lambda: True)

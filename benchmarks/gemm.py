@@ -14,11 +14,10 @@ counted like ours where nothing rotates in it, else as priced there, in its favo
 Exit code 1: T10's kind of plan is faster, cycles are below a bound, or a shape does not compile.
 """
 
-import json
 import re
 import sys
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +26,7 @@ import numpy as np
 import onnx
 from gemm_bounds import gemm_bound
 from onnx import TensorProto, helper, numpy_helper
+from rows import ProgramRow, count, program_figures, share, write_rows
 from t10_plans import fastest_plan
 
 import ipucc
@@ -45,8 +45,8 @@ Shape = tuple[int, int, int]
 
 
 @dataclass
-class Row:
-    """One shape on one target. Cycles are None where the shape is refused; `status` is then the diagnostic's id.
+class Row(ProgramRow):
+    """One shape on one target.
 
     `peak_share` is multiply-accumulates over what the matrix unit does in `cycles`; `*_bound` are the parts of
     `bound_cycles`, `memory_bound` the bytes that operands and result take of an average tile.
@@ -60,16 +60,7 @@ class Row:
     compute_bound: int
     exchange_bound: int
     memory_bound: int
-    bound_cycles: int
-    status: str = ""
-    gap: float | None = None
-    cycles: int | None = None
-    compute: int | None = None
-    exchange: int | None = None
-    sync: int | None = None
-    estimated: int | None = None
     plan: str = ""
-    max_tile_bytes: int | None = None
     peak_share: float | None = None
     tflops: float | None = None
     t10_cycles: int | None = None
@@ -142,7 +133,7 @@ def measure(shape: Shape, origin: str, dtype: Dtype, target: Target, name: str) 
     text = "x".join(map(str, shape))
     row = Row(
         text, origin, target.name, dtype, bound.amp_cycles, bound.compute_cycles, bound.exchange_cycles,
-        bound.memory_bytes, bound.cycles,
+        bound.memory_bytes, bound_cycles=bound.cycles,
         t10_published=next((t["cycles"] for t in DATA["t10"] if t["shape"] == text and target.name == "gc200"), None),
     )  # fmt: skip
     flops = 2.0 * shape[0] * shape[1] * shape[2]
@@ -152,14 +143,11 @@ def measure(shape: Shape, origin: str, dtype: Dtype, target: Target, name: str) 
 
     try:
         found = compiled(shape, dtype, name)
-        cycles = found.cycles
-        row.status, row.gap = found.placement.status, found.placement.gap
-        row.cycles, row.compute, row.exchange, row.sync = (
-            cycles[part] for part in ("total", "compute", "exchange", "sync")
-        )
-        row.estimated, row.plan, row.tflops = cycles["estimated"], plan_of(found), tera(cycles["total"])
-        row.peak_share = bound.amp_cycles / row.cycles
-        row.max_tile_bytes = int(ipucc.Executable(found.program).profile().tile_bytes.max())
+        total = found.cycles["total"]
+        row.take({
+            **program_figures(found), "plan": plan_of(found), "tflops": tera(total),
+            "peak_share": bound.amp_cycles / total,
+        })  # fmt: skip
     except CompileError as refusal:
         row.status = " ".join(dict.fromkeys(d.id for d in refusal.diagnostics))
         click.echo(str(refusal), err=True)
@@ -174,10 +162,6 @@ def measure(shape: Shape, origin: str, dtype: Dtype, target: Target, name: str) 
 
 def shown(rows: list[Row]) -> str:
     """The rows as a table."""
-
-    def count(value: int | None) -> str:
-        return "" if value is None else f"{value:,}"
-
     curve = any(row.measured_tflops is not None for row in rows)
     columns = (
         "shape", "cycles", "compute", "exchange", "sync", "bound", "peak", "t10", "ratio",
@@ -192,7 +176,7 @@ def shown(rows: list[Row]) -> str:
         )
         cells.append((
             row.shape, count(row.cycles), count(row.compute), count(row.exchange), count(row.sync),
-            count(row.bound_cycles), "" if row.peak_share is None else f"{row.peak_share:.1%}", count(row.t10_cycles),
+            count(row.bound_cycles), share(row.peak_share, 1), count(row.t10_cycles),
             "" if row.t10_ratio is None else f"{row.t10_ratio:.3f}", *last, row.plan, row.fault,
         ))  # fmt: skip
     return table("", columns, cells)
@@ -236,9 +220,7 @@ def main(shapes: list[Shape], dense_curve: bool, target: str | None, dtype: Dtyp
     click.echo(shown(rows))
     bad = [row for row in rows if row.fault]
     click.echo(f"{len(rows)} shapes, {len(bad)} at fault")
-    if document is not None:
-        found = {"schema": "ipucc.gemm/1", "target": machine.name, "rows": [asdict(row) for row in rows]}
-        document.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_rows(document, "ipucc.gemm/1", machine.name, rows)
     sys.exit(1 if bad else 0)
 
 

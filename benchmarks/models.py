@@ -5,20 +5,20 @@
     python benchmarks/models.py a.onnx b.onnx --target bow --precision model --json out.json
     python benchmarks/models.py --run                        also run faithfully, numbers held against onnxruntime
 
-Every model is compiled in a process of its own with an empty cache (IPUCC_CACHE_DIR names a new folder), and once
-more in another process with the cache that the first has filled. Seconds are wall time of compiling, imports apart;
-`peak RSS` is that of the first process, when it has compiled. Cycles are those that the compiler predicts, and a run
-for timing counts the same. `bound` is a lower bound on the cycles of the whole model (model_bounds.py) and `share` how
-much of them it explains; `util` is the share of the matrix unit's peak; `estimated` is how far the solver's estimate is
-from the cycles; `ports` is what exchanges take over what their busiest ports need; `layer` are the rounds of the
-program's longest loop, and the cycles of one: a layer of a transformer.
+Every model is compiled in a process of its own with an empty cache (IPUCC_CACHE_DIR names a new folder), and twice
+more in other processes: with the plans that the first has kept, but not its program (`plans`), and with both (`warm`).
+Seconds are wall time of compiling, imports apart; `peak RSS` is that of the first process, when it has compiled. Cycles
+are those that the compiler predicts, and a run for timing counts the same. `bound` is a lower bound on the cycles of
+the whole model (model_bounds.py) and `share` how much of them it explains; `util` is the share of the matrix unit's
+peak; `estimated` is how far the solver's estimate is from the cycles; `ports` is what exchanges take over what their
+busiest ports need; `layer` are the rounds of the program's longest loop, and the cycles of one: a layer of a
+transformer.
 
 A model that does not fit or is not supported is a row with the diagnostics' ids for a status. Exit code 1: a model
 fails otherwise, cycles differ between compiling and counting or between a cold and a warm cache, are below the bound,
 or numbers are off by more than 2e-2 (fp16; 1e-4 otherwise) of their scale.
 """
 
-import json
 import multiprocessing
 import os
 import resource
@@ -29,11 +29,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from rows import ProgramRow, count, program_figures, share, write_rows
 
 if TYPE_CHECKING:
     from ipucc.compiler import Compiled, CompileOptions
@@ -60,36 +61,28 @@ SEED = 1
 
 
 @dataclass
-class Row:
-    """One model. `status` is the solver's, or the diagnostics' ids where the model is refused; what was not reached is
-    None.
+class Row(ProgramRow):
+    """One model; what was not reached is None.
 
-    `estimated` and `placement_bound` are the solver's objective and bound, `port_cycles` what the busiest ports of all
-    exchanges need, `layer_cycles` one round of the longest loop. `error` is relative to the scale of the outputs.
+    `placement_bound` is the solver's bound, `port_cycles` what the busiest ports of all exchanges need, `layer_cycles`
+    one round of the longest loop. `error` is relative to the scale of the outputs.
     """
 
     model: str
     precision: Precision
     target: str
-    status: str = ""
-    gap: float | None = None
-    cycles: int | None = None
-    compute: int | None = None
-    exchange: int | None = None
-    sync: int | None = None
-    bound_cycles: int | None = None
-    max_tile_bytes: int | None = None
     compile_seconds: float | None = None
+    planned_seconds: float | None = None
     warm_seconds: float | None = None
     peak_rss_bytes: int | None = None
     import_seconds: float | None = None
-    estimated: int | None = None
     placement_bound: int | None = None
     port_cycles: int | None = None
     layer_cycles: int | None = None
     layers: int | None = None
     utilisation: float | None = None
     counted: int | None = None
+    planned_cycles: int | None = None
     warm_cycles: int | None = None
     code_bytes: int | None = None
     parts: dict[str, float] = field(default_factory=dict)
@@ -108,7 +101,7 @@ class Row:
             return ""
         if self.counted != self.cycles:
             return "counted otherwise"
-        if self.warm_cycles != self.cycles:
+        if (self.planned_cycles, self.warm_cycles) != (self.cycles, self.cycles):
             return "warm differs"
         if self.bound_cycles is None or self.bound_cycles > self.cycles:
             return "below bound"
@@ -132,7 +125,7 @@ def cold(model: Path, target: str, precision: Precision, program: Path | None) -
     options = CompileOptions(target=target, precision=precision)
     start = time.perf_counter()
     try:
-        compiled = compile_model(model, options)
+        compiled = compile_model(model, options, cache=cache_folder())
     except CompileError as refusal:
         done = time.perf_counter()
         return {
@@ -172,15 +165,13 @@ def figures(compiled: "Compiled") -> dict[str, Any]:
 
     import ipucc
 
-    exe = ipucc.Executable(compiled.program)
-    result, placement = exe.run(timing_only=True), compiled.placement
+    result = ipucc.Executable(compiled.program).run(timing_only=True)
     layer, layers = longest_loop(compiled.program)
     return {
-        "status": placement.status, "gap": placement.gap, "placement_bound": placement.bound,
-        **{{"total": "cycles"}.get(part, part): n for part, n in compiled.cycles.items()},
+        **program_figures(compiled), "placement_bound": compiled.placement.bound,
         "counted": result.cycles.total, "utilisation": result.utilisation,
         "bound_cycles": model_bound(compiled.graph, compiled.program.target),
-        "max_tile_bytes": int(exe.profile().tile_bytes.max()), "code_bytes": compiled.code.total,
+        "code_bytes": compiled.code.total,
         "port_cycles": port_cycles(compiled.program), "layer_cycles": layer, "layers": layers,
         "parts": dict(compiled.seconds),
     }  # fmt: skip
@@ -224,6 +215,16 @@ def longest_loop(program: "Program") -> tuple[int | None, int | None]:
         if isinstance(step, Repeat)
     ]
     return max(loops, key=lambda loop: loop[0] * loop[1], default=(None, None))
+
+
+def planned(model: Path, target: str, precision: Precision, program: Path | None) -> dict[str, Any]:
+    """Compile with the plans that a process before has kept, but without its program."""
+    from ipucc.cache import cache_folder
+    from ipucc.compiler import CompileOptions, compile_model
+
+    start = time.perf_counter()
+    compiled = compile_model(model, CompileOptions(target=target, precision=precision), cache=cache_folder())
+    return {"planned_seconds": time.perf_counter() - start, "planned_cycles": compiled.cycles["total"]}
 
 
 def warm(model: Path, target: str, precision: Precision, program: Path | None) -> dict[str, Any]:
@@ -275,12 +276,11 @@ def measure(model: Path, name: str, target: str, precision: Precision, faithful:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["IPUCC_CACHE_DIR"] = str(Path(folder) / "cache")
         program = Path(folder) / "program.ipux" if faithful else None
-        for phase in (cold, warm, *([run] if faithful else [])):
+        for phase in (cold, planned, warm, *([run] if faithful else [])):
             found = alone(phase, model, target, precision, program)
             if said := found.pop("said", ""):
                 click.echo(said, err=True)
-            for key, value in found.items():
-                setattr(row, key, value)
+            row.take(found)
             if row.cycles is None:
                 break
     return row
@@ -290,22 +290,18 @@ def shown(rows: list[Row]) -> str:
     """The rows as a table."""
     from ipucc.cli.output import table
 
-    def count(value: int | None) -> str:
-        return "" if value is None else f"{value:,}"
-
-    def share(part: float | None, whole: float | None) -> str:
-        return "" if part is None or not whole else f"{part / whole:.1%}"
-
     columns = (
         "model", "status", "gap", "cycles", "compute", "exchange", "sync", "bound", "share", "util", "estimated",
-        "ports", "layer", "tile KiB", "compile s", "warm s", "peak RSS MB", "error", "",
+        "ports", "layer", "tile KiB", "compile s", "plans s", "warm s", "peak RSS MB", "error", "",
     )  # fmt: skip
     cells = []
     for row in rows:
-        seconds = ("" if s is None else f"{s:.1f}" for s in (row.compile_seconds, row.warm_seconds))
+        seconds = (
+            "" if s is None else f"{s:.1f}" for s in (row.compile_seconds, row.planned_seconds, row.warm_seconds)
+        )
         distance = None if row.estimated is None or row.cycles is None else row.estimated - row.cycles
         cells.append((
-            row.model, row.status, "" if row.gap is None else f"{row.gap:.2%}", count(row.cycles), count(row.compute),
+            row.model, row.status, share(row.gap, 1, 2), count(row.cycles), count(row.compute),
             count(row.exchange), count(row.sync), count(row.bound_cycles), share(row.bound_cycles, row.cycles),
             share(row.utilisation, 1), share(distance, row.cycles),
             "" if not row.port_cycles or row.exchange is None else f"{row.exchange / row.port_cycles:.2f}",
@@ -317,10 +313,9 @@ def shown(rows: list[Row]) -> str:
     return table("", columns, cells)
 
 
-def made(name: str, folder: Path) -> Path:
-    """One of `MODELS`, written into a folder."""
-    file = folder / f"{name}.onnx"
-    make = [sys.executable, str(MAKE_MODELS), *MODELS[name], "-o", str(file)]
+def made(arguments: Sequence[str], file: Path) -> Path:
+    """What make_models.py writes into a file, called with these arguments."""
+    make = [sys.executable, str(MAKE_MODELS), *arguments, "-o", str(file)]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
     return file
 
@@ -341,7 +336,7 @@ def main(
         wanted: list[tuple[str, Path | None]] = [(path.stem, path) for path in files]
         wanted += [(name, None) for name in (names if files or names else MODELS)]
         for name, path in wanted:
-            model = made(name, Path(folder)) if path is None else path
+            model = made(MODELS[name], Path(folder) / f"{name}.onnx") if path is None else path
             rows.append(measure(model, name, target, precision, faithful))
             click.echo(f"{name}: {rows[-1].status} {rows[-1].cycles} cycles {rows[-1].fault}".rstrip(), err=True)
             if path is None:
@@ -350,10 +345,7 @@ def main(
     click.echo(f"{precision} on {target}")
     click.echo(shown(rows))
     click.echo(f"{len(rows)} models, {sum(row.cycles is None for row in rows)} refused, {len(bad)} at fault")
-    if document is not None:
-        found = [{**asdict(row), "fault": row.fault} for row in rows]
-        text = json.dumps({"schema": "ipucc.models/1", "target": target, "rows": found}, indent=1)
-        document.write_text(text + "\n", encoding="utf-8")
+    write_rows(document, "ipucc.models/1", target, rows)
     sys.exit(1 if bad else 0)
 
 

@@ -50,12 +50,14 @@ def load(memory: TileMemory, buffer: Buffer, tiles: NDArray[np.integer], binding
         cells = widen(cells)
     if not layout.shape:
         return cells.reshape(tiles.size, -1)[:, 0].astype(compute_type(buffer.dtype))
-    # [T, G, others.., g] -> [T, others.. with (G, g) at the grain dimension], cut to the largest cell
+    # [T, G, others.., g] or [T, others.., G g] -> [T, others.. with G g at the grain dimension], cut to the largest cell
     d = layout.grain_dim
-    moved = np.moveaxis(cells, 1, d + 1)
-    moved = np.moveaxis(moved, -1, d + 2)
-    shape = moved.shape[: d + 1] + (moved.shape[d + 1] * moved.shape[d + 2],) + moved.shape[d + 3 :]
-    dense = moved.reshape(shape)
+    if layout.by_rows:
+        dense = np.moveaxis(cells, -1, d + 1)
+    else:
+        moved = np.moveaxis(np.moveaxis(cells, 1, d + 1), -1, d + 2)
+        shape = moved.shape[: d + 1] + (moved.shape[d + 1] * moved.shape[d + 2],) + moved.shape[d + 3 :]
+        dense = moved.reshape(shape)
     dense = dense[(slice(None),) * (d + 1) + (slice(0, layout.cell[d]),)].astype(compute_type(buffer.dtype), copy=False)
     return _mask(dense, layout, binding.cells[part], binding.fill)
 
@@ -132,11 +134,13 @@ def _fitted(dense: Array, cell: tuple[int, ...]) -> Array:
 def _to_storage(dense: Array, layout: Layout, count: int) -> Array:
     """[tiles, cell...] in the local order of memory."""
     d, g = layout.grain_dim, layout.grain
-    size = layout.storage[0] * g
+    size = -(-layout.cell[d] // g) * g
     if size != dense.shape[d + 1]:
         pad = [(0, 0)] * dense.ndim
         pad[d + 1] = (0, size - dense.shape[d + 1])
         dense = np.pad(dense, pad)
+    if layout.by_rows:
+        return np.ascontiguousarray(np.moveaxis(dense, d + 1, -1))
     split = dense.reshape(*dense.shape[: d + 1], size // g, g, *dense.shape[d + 2 :])
     split = np.moveaxis(split, d + 1, 1)
     split = np.moveaxis(split, d + 2, -1)

@@ -70,4 +70,4 @@ def _elements(layout: Layout, dim: int) -> tuple[Ints, Ints]:
 def layout_key(layout: Layout) -> tuple[object, ...]:
     """Equal for layouts that put every element at the same place of the same cell (tiles do not matter)."""
     cuts: list[NDArray[np.int32]] = [x for cut in layout.cuts for x in cut]
-    return (layout.shape, layout.grain_dim, layout.itemsize, layout.grid, *(x.tobytes() for x in cuts))
+    return (layout.shape, layout.grain_dim, layout.by_rows, layout.itemsize, layout.grid, *(x.tobytes() for x in cuts))

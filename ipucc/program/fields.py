@@ -90,6 +90,12 @@ class Field:
             raise self.wrong(f"{_short(self.value)} lies outside {low}..{high}", id)
         return self.value
 
+    def boolean(self) -> bool:
+        """The value, true or false."""
+        if not isinstance(self.value, bool):
+            raise self.wrong("neither true nor false")
+        return self.value
+
     def integers(self, low: int, high: int, id: str = "IPU0506") -> tuple[int, ...]:
         """A list of such numbers."""
         return tuple(f.integer(low, high, id) for f in self.elements())

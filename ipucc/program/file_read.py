@@ -210,7 +210,7 @@ class _Body:
         return Program(self.target, buffers, steps, inputs, outputs, weights, functions, code, info)
 
     def _layout(self, f: Field) -> Layout:
-        f.keys("shape", "cuts", "tiles", "itemsize", "grain_dim", "slots")
+        f.keys("shape", "cuts", "tiles", "itemsize", "grain_dim", "by_rows", "slots")
         shape = _shape(f["shape"])
         tiles = self.tables.get(f["tiles"], "int32", len(shape) + 1, 0, self.target.tiles - 1)
         if tiles.size == 0:
@@ -228,7 +228,7 @@ class _Body:
                 raise f["slots"].wrong("every cell needs a slot")
         grain = f["grain_dim"].integer(0, max(0, len(shape) - 1))
         itemsize = f["itemsize"].integer(1, 8)
-        return Layout(shape, tuple(cuts), tiles, itemsize, grain, slots)
+        return Layout(shape, tuple(cuts), tiles, itemsize, grain, slots, f["by_rows"].boolean())
 
     def _view(self, f: Field) -> View:
         f.keys("src", "dst", "groups")

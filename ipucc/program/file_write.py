@@ -211,6 +211,7 @@ class _Body:
             "tiles": self.tables.add(layout.tiles),
             "itemsize": layout.itemsize,
             "grain_dim": layout.grain_dim,
+            "by_rows": layout.by_rows,
             "slots": None if layout.slots is None else self.tables.add(layout.slots),
         }
         return self.layouts.add(layout, entry)

@@ -194,6 +194,10 @@ def _interval_track(src: Layout, dst: Layout, s: int, d: int, carries: bool) -> 
     tail = rest * src.itemsize
     tail += np.where(ends, -tail % 4, 0)
     zero = np.zeros_like(full)
+    if src.by_rows and dst.by_rows:
+        # All grains of an overlap lie behind each other.
+        at = src.positions(s, from_src), dst.positions(d, from_dst)
+        return Track(*cells, *at, zero + 1, zero, zero, full * size + tail)
     parts = [
         (full > 0, zero, full, np.where(full > 1, steps[0], 0), np.where(full > 1, steps[1], 0), zero + size),
         (rest > 0, full * grain, zero + 1, zero, zero, tail),

@@ -1,13 +1,15 @@
 """Layouts: which box of a tensor each tile holds, and where inside its buffer every element lies.
 
 A layout cuts every dimension into cells and names a tile (or several, for replicas) for every cell of the grid. All
-tiles use the same local order, made from the largest cell: the grain dimension outermost in whole grains, the other
-dimensions in their own order, the grain itself innermost ([k/16][m][16] for a matmul operand). One tile may hold
-several cells of one tensor, one per slot, each at its own multiple of the slot size.
+tiles use the same local order, made from the largest cell, one of two: *by grains*, the grain dimension outermost in
+whole grains, the other dimensions in their own order, the grain itself innermost ([k/8][m][8] for a matmul operand of
+half precision); or *by rows*, the grain dimension innermost as a whole, so that every row is one run ([m][k]). Both
+take the same bytes. One tile may hold several cells of one tensor, one per slot, each at its own multiple of the slot
+size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -30,6 +32,7 @@ class Layout:
 
     `cuts[d]` may run past the tensor on both sides (halos): those positions exist in the buffer, nothing is stored
     there. `slots`, of the shape of the grid, gives the slot of every cell; None means that a tile holds one cell.
+    `by_rows` chooses the local order.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +41,7 @@ class Layout:
     itemsize: int
     grain_dim: int
     slots: Ints | None = None
+    by_rows: bool = False
 
     @staticmethod
     def on_one_tile(shape: Sequence[int], itemsize: int, grain_dim: int, tile: int = 0) -> "Layout":
@@ -68,12 +72,14 @@ class Layout:
 
     @cached_property
     def storage(self) -> tuple[int, ...]:
-        """Shape of a cell in memory: (grains, the other dimensions in order, elements of a grain)."""
+        """Shape of a cell in memory: (grains, the other dimensions in order, elements of a grain), or by rows (the other
+        dimensions in order, elements of whole grains)."""
         if not self.shape:
             return (1, max(1, 4 // self.itemsize))
         g = self.grain
         others = [n for d, n in enumerate(self.cell) if d != self.grain_dim]
-        return (-(-self.cell[self.grain_dim] // g), *others, g)
+        grains = -(-self.cell[self.grain_dim] // g)
+        return (*others, grains * g) if self.by_rows else (grains, *others, g)
 
     @cached_property
     def slot_bytes(self) -> int:
@@ -92,10 +98,10 @@ class Layout:
 
     def positions(self, dim: int, local: NDArray[np.int64]) -> NDArray[np.int64]:
         """Byte offset that local index `local` of dimension `dim` adds to an element's address inside its cell."""
-        rest = prod(n for d, n in enumerate(self.cell) if d != self.grain_dim)
+        rest = 1 if self.by_rows else prod(n for d, n in enumerate(self.cell) if d != self.grain_dim)
         if dim == self.grain_dim:
             return (local // self.grain * (rest * self.grain) + local % self.grain) * self.itemsize
-        step = self.grain
+        step = self.storage[-1]
         for d in range(len(self.cell) - 1, dim, -1):
             if d != self.grain_dim:
                 step *= self.cell[d]
@@ -108,6 +114,22 @@ class Layout:
 
     def same_as(self, other: "Layout") -> bool:
         """Whether every element has the same tile and the same address in both layouts."""
+        return self is other or (self.holds_like(other) and self._order == other._order)
+
+    def in_order(self, by_rows: bool) -> "Layout":
+        """The same layout in the given local order."""
+        return self if by_rows == self.by_rows else replace(self, by_rows=by_rows)
+
+    @property
+    def _order(self) -> bool:
+        """Whether elements lie by rows and would lie elsewhere by grains."""
+        if not self.by_rows or not self.shape:
+            return False
+        others = prod(n for d, n in enumerate(self.cell) if d != self.grain_dim)
+        return others > 1 and self.cell[self.grain_dim] > self.grain
+
+    def holds_like(self, other: "Layout") -> bool:
+        """Whether every cell lies on the same tile in both layouts, in whichever local order."""
         if self is other:
             return True
         slots = self.slots if self.slots is not None else np.zeros(self.grid, np.int32)

@@ -38,6 +38,8 @@ def layout_text(layout: Layout) -> str:
     parts = [f"[{dims}]"]
     if len(layout.shape) > 1 and layout.grain_dim != len(layout.shape) - 1:
         parts.append(f"grain {layout.grain_dim}")
+    if layout.by_rows:
+        parts.append("by rows")
     if layout.replicas > 1:
         parts.append(f"x{layout.replicas}")
     if layout.slot_count > 1:

@@ -362,7 +362,7 @@ def _first_round(layout: Layout) -> Layout:
         if (along != along[:1]).any():
             index[d] = slice(0, None, layout.slot_count)
     cuts = tuple((lo[s], hi[s]) for (lo, hi), s in zip(layout.cuts, index, strict=True))
-    return Layout(layout.shape, cuts, layout.tiles[(*index, slice(None))], layout.itemsize, layout.grain_dim)
+    return Layout(layout.shape, cuts, layout.tiles[(*index, slice(None))], layout.itemsize, layout.grain_dim, None, layout.by_rows)
 
 
 def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:

@@ -57,7 +57,7 @@ def resting(used: Layout, kind: Hosted, gathered: bool, target: Target) -> Layou
     """
     held = prod(int(np.maximum(hi - lo, 0).sum()) for lo, hi in used.cuts)
     if held > prod(used.shape):
-        one = spread_layout(used.shape, used.itemsize, used.grain_dim, target)
+        one = spread_layout(used.shape, used.itemsize, used.grain_dim, target).in_order(used.by_rows)
     elif used.replicas > 1:
         one = dealt_layout(used)
     else:
@@ -72,7 +72,9 @@ def dealt_layout(used: Layout) -> Layout:
 
     Cuts run along the dimensions that lie outermost in memory, so that a piece is one contiguous run of its cell.
     """
-    order = [used.grain_dim, *(d for d in range(len(used.shape)) if d != used.grain_dim)] if used.shape else []
+    others = [d for d in range(len(used.shape)) if d != used.grain_dim]
+    grained = [used.grain_dim] if used.shape else []
+    order = [*others, *grained] if used.by_rows else [*grained, *others]
     cuts, ways, left = list(used.cuts), [1] * len(used.shape), used.replicas
     for d in order:
         grain = used.grain if d == used.grain_dim else 1
@@ -89,4 +91,4 @@ def dealt_layout(used: Layout) -> Layout:
     slots = used.slots
     for d, w in enumerate(ways):
         slots = slots if slots is None else np.repeat(slots, w, axis=d)
-    return Layout(used.shape, tuple(cuts), np.ascontiguousarray(tiles), used.itemsize, used.grain_dim, slots)
+    return Layout(used.shape, tuple(cuts), np.ascontiguousarray(tiles), used.itemsize, used.grain_dim, slots, used.by_rows)

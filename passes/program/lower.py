@@ -222,7 +222,10 @@ class _Lowering:
 def _fingerprint(layout: Layout) -> tuple[object, ...]:
     slots = b"" if layout.slots is None else layout.slots.tobytes()
     cuts = tuple(x.tobytes() for c in layout.cuts for x in c)
-    return (layout.shape, layout.grain_dim, layout.itemsize, layout.tiles.shape, layout.tiles.tobytes(), slots, cuts)
+    return (
+        layout.shape, layout.grain_dim, layout.by_rows, layout.itemsize, layout.tiles.shape, layout.tiles.tobytes(),
+        slots, cuts,
+    )  # fmt: skip
 
 
 def _in_place(tracks: tuple[Track, ...], src: Layout, dst: Layout) -> bool:

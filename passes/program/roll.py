@@ -303,7 +303,7 @@ class _Roller:
 
 def layout_digest(layout: Layout) -> str:
     """Equal for layouts in which every element has the same tile and address."""
-    h = hashlib.sha256(repr((layout.shape, layout.itemsize, layout.grain_dim, layout.tiles.shape)).encode())
+    h = hashlib.sha256(repr((layout.shape, layout.itemsize, layout.grain_dim, layout.by_rows, layout.tiles.shape)).encode())
     h.update(layout.tiles.tobytes())
     h.update(b"" if layout.slots is None else layout.slots.tobytes())
     for lo, hi in layout.cuts:
@@ -319,7 +319,7 @@ def stack_layout(layout: Layout, count: int) -> Layout:
     slots = own[None] + np.arange(count, dtype=np.int32).reshape(-1, *([1] * own.ndim)) * layout.slot_count
     return Layout(
         (count, *layout.shape), (ones, *layout.cuts), np.ascontiguousarray(tiles), layout.itemsize,
-        layout.grain_dim + 1, slots,
+        layout.grain_dim + 1, slots, layout.by_rows,
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def test_cells_come_back(shape: tuple[int, ...], dtype: str, data: st.DataObject
     kind = storage_type(dtype)
     parts = tuple(data.draw(st.integers(1, n)) for n in shape)
     grain_dim = data.draw(st.integers(0, max(0, len(shape) - 1)))
-    layout = spread(shape, parts, kind.itemsize, grain_dim)
+    layout = spread(shape, parts, kind.itemsize, grain_dim).in_order(data.draw(st.booleans()))
     memory = TileMemory(load_target("gc2"))
     buffer, binding = Buffer("b", dtype, layout, 64), whole(layout)
     tiles = layout.tiles.reshape(-1)
@@ -98,9 +98,10 @@ def test_cells_come_back(shape: tuple[int, ...], dtype: str, data: st.DataObject
     assert np.array_equal(loaded, np.where(inside, values, 1))
 
 
-def test_an_element_lies_where_the_layout_says(target: Target) -> None:
-    """The local order of a matmul operand: grains outermost, then the other dimension, then the grain."""
-    layout = Layout.on_one_tile((3, 10), 4, 1, tile=5)
+@pytest.mark.parametrize(("by_rows", "storage"), [(False, (3, 3, 4)), (True, (3, 12))])
+def test_an_element_lies_where_the_layout_says(target: Target, by_rows: bool, storage: tuple[int, ...]) -> None:
+    """By grains: grains outermost, then the other dimension, then the grain. By rows: rows of whole grains."""
+    layout = Layout.on_one_tile((3, 10), 4, 1, tile=5).in_order(by_rows)
     memory = TileMemory(target)
     buffer = Buffer("b", "float32", layout, 32)
     values = np.arange(30, dtype=np.float32).reshape(1, 3, 10)
@@ -110,7 +111,7 @@ def test_an_element_lies_where_the_layout_says(target: Target) -> None:
         for j in range(10):
             at = int(layout.positions(0, np.array([i]))[0] + layout.positions(1, np.array([j]))[0])
             assert row[at : at + 4].view(np.float32)[0] == values[0, i, j]
-    assert layout.storage == (3, 3, 4)
+    assert layout.storage == storage
 
 
 def test_results_are_rounded_once_when_they_are_stored(target: Target) -> None:

@@ -81,7 +81,8 @@ def random_layout(rng, shape, itemsize, tiles):
     cells = int(np.prod(grid))
     replicas = int(rng.integers(1, tiles // cells + 1))
     ids = rng.permutation(tiles)[: cells * replicas].astype(np.int32)
-    return Layout(tuple(shape), tuple(cuts), ids.reshape(*grid, replicas), itemsize, grain_dim)
+    by_rows = bool(rng.integers(2))
+    return Layout(tuple(shape), tuple(cuts), ids.reshape(*grid, replicas), itemsize, grain_dim, None, by_rows)
 
 
 def random_view(rng, shape):
@@ -152,6 +153,30 @@ def test_same_local_order_moves_in_long_runs():
     tracks = intersect(a, b, View.identity((128, 768)))
     assert len(tracks) <= 2
     assert tracks[-1].run.min() >= 25 * 16
+
+
+def test_rows_that_arrive_one_by_one_are_one_run_each_by_rows():
+    # A row per tile, gathered to cells of 32 rows: by grains every grain of a row lands apart.
+    one = Layout((64, 256), (cut_axis(64, 64), cut_axis(256, 1)), np.arange(64, dtype=np.int32).reshape(64, 1, 1), 2, 1)
+    many = Layout(
+        (64, 256), (cut_axis(64, 2), cut_axis(256, 2, 8)), np.arange(64, 68, dtype=np.int32).reshape(2, 2, 1), 2, 1
+    )
+    view = View.identity((64, 256))
+
+    def fragments(*tracks):
+        return int(np.prod([pairs(t)[3].sum() for t in tracks]))
+
+    assert fragments(*intersect(one, many, view)) == 64 * 32
+    assert fragments(*intersect(one.in_order(True), many.in_order(True), view)) == 64 * 2
+
+
+def test_layouts_whose_cells_are_alike_in_both_orders_are_the_same():
+    cut = cut_axis(64, 64), cut_axis(256, 1)
+    row = Layout((64, 256), cut, np.arange(64, dtype=np.int32).reshape(64, 1, 1), 2, 1)
+    assert row.same_as(row.in_order(True))
+    whole = Layout.on_one_tile((64, 256), 2, 1)
+    assert not whole.same_as(whole.in_order(True))
+    assert whole.holds_like(whole.in_order(True))
 
 
 def test_nested_cut_refines():

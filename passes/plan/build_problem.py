@@ -20,7 +20,7 @@ from ipucc.passes.plan.known import Known, Planned
 from ipucc.passes.plan.problem import Candidate, Edge, Problem, Row, Table
 from ipucc.passes.plan.repeats import repetitions
 from ipucc.passes.plan.resting import home_layout, resting, spread_layout
-from ipucc.passes.plan.stages import partial_operand, stages_of
+from ipucc.passes.plan.stages import first_round, partial_operand, stages_of
 from ipucc.target import Target
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View
@@ -250,7 +250,7 @@ class _Maker:
                 dst = operand_layout(partial_operand(op, before), first)
                 view = _identity_of(before.layout)
                 src = before.layout
-                collect = self.known.overlaps.cost(_first_round(src), dst, view)
+                collect = self.known.overlaps.costs([first_round(src)], [dst], view).best(tied=True).of(0, 0)
                 cycles, code = cycles + rounds * collect.total, code + rounds * collect.code
                 here += dst.nbytes + src.nbytes
             elif s + 1 < len(stages):
@@ -267,7 +267,7 @@ class _Maker:
                     if home is not layout:
                         here += layout.slot_bytes
                         needed = layout if layout.slots is None else operand_layout(o, first)
-                        cost = self.known.overlaps.cost(home, needed, _identity_of(layout))
+                        cost = self.known.overlaps.costs([home], [needed], _identity_of(layout)).best(tied=True).of(0, 0)
                         # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
                         alone = all(hosted[x] for x in stage.operands) and not stage.takes_partials
                         cycles += times * (cost.exchange + cost.copy + (cost.sync if alone and not fetched else 0))
@@ -321,11 +321,10 @@ class _Maker:
             wanted.append(operand_layout(operand, stage.grid.round(0)))
             rounds.append(stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1)
             phase.append(k == cand.fetching)
-        costs = self.known.overlaps.costs(rows, wanted, s.view)
-        once = [[c.total if p else c.exchange + c.copy for c, p in zip(row, phase, strict=True)] for row in costs]
+        costs = self.known.overlaps.costs(rows, wanted, s.view).best()
+        once = costs.exchange + costs.copy + np.where(np.asarray(phase, bool), costs.sync, 0)
         turns = np.asarray(rounds, np.int64)
-        code = np.array([[c.code for c in row] for row in costs], np.int64)
-        return np.array(once, np.int64) * turns, code * turns
+        return once * turns, costs.code * turns
 
 
 def _codelet(c: Codelet | None) -> object:
@@ -352,17 +351,6 @@ def _identity_of(layout: Layout) -> View:
     return View.identity(layout.shape)
 
 
-def _first_round(layout: Layout) -> Layout:
-    """The part of a layout in slot 0 (all rounds of a serial plan look alike)."""
-    if layout.slots is None:
-        return layout
-    index = [slice(None)] * len(layout.shape)
-    for d in range(len(layout.shape)):
-        along = np.moveaxis(layout.slots, d, 0)
-        if (along != along[:1]).any():
-            index[d] = slice(0, None, layout.slot_count)
-    cuts = tuple((lo[s], hi[s]) for (lo, hi), s in zip(layout.cuts, index, strict=True))
-    return Layout(layout.shape, cuts, layout.tiles[(*index, slice(None))], layout.itemsize, layout.grain_dim, None, layout.by_rows)
 
 
 def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:

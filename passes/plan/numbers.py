@@ -103,6 +103,15 @@ class Numbers:
             columns[:, 3] > 0,
         )
 
+    @staticmethod
+    def without_memory(cycles: Sequence[Vec], pairs: Sequence[Pair]) -> "Numbers":
+        """A problem of costs alone."""
+        none = np.zeros(0, np.int64)
+        zeros = tuple(np.zeros_like(c) for c in cycles)
+        return Numbers(
+            tuple(cycles), zeros, zeros, zeros, tuple(pairs), 0, none, none, none, none, none.astype(bool)
+        )  # fmt: skip
+
     @property
     def size(self) -> int:
         """Number of variables."""

@@ -1,8 +1,12 @@
-"""What an edge costs: the bytes that must move between two layouts, tile by tile, without listing a transfer."""
+"""What an edge costs: the bytes that must move between two layouts, tile by tile, without listing a transfer.
+
+Bytes do not depend on the local orders of the layouts, fragments do: costs are made for every pair of orders at once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +16,13 @@ from ipucc.tiles.cuts import Cut, owned
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import Group, View
 
-__all__ = ["EdgeCost", "Overlaps"]
+__all__ = ["EdgeCost", "EdgeCosts", "Overlaps"]
 
 Counts = NDArray[np.int64]
 Small = NDArray[np.int32]
+
+_CODE_WEIGHT: Final = 1 / 32
+"""Cycles that a byte of exchange code counts for where a local order is chosen; it breaks ties, no more."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,40 @@ class EdgeCost:
     def total(self) -> int:
         """All cycles of the edge."""
         return self.exchange + self.copy + self.sync
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeCosts:
+    """`EdgeCost` of every producer with every consumer as arrays [producers, consumers, 2, 2]: the last two dimensions
+    are the local orders of the source and of the destination, 0 by grains, 1 by rows. `copy` and `sync` are those of
+    the pair where anything moves at all."""
+
+    exchange: Counts
+    copy: Counts
+    sync: Counts
+    code: Counts
+
+    def of(self, p: int, q: int, *orders: bool) -> EdgeCost:
+        """The cost of one pair, in the given local orders of source and destination if they are still open."""
+        at = (p, q, *map(int, orders))
+        return EdgeCost(int(self.exchange[at]), int(self.copy[at]), int(self.sync[at]), int(self.code[at]))
+
+    @property
+    def weighed(self) -> Counts:
+        """Cycles with a small price of code, by which orders are chosen [producers, consumers, 2, 2]."""
+        return self.exchange + self.copy + self.sync + np.ceil(self.code * _CODE_WEIGHT).astype(np.int64)
+
+    def best(self, tied: bool = False) -> "EdgeCosts":
+        """The same for the best pair of orders alone [producers, consumers]; `tied` allows equal orders only."""
+        shape = self.exchange.shape[:2]
+        weighed = self.weighed.reshape(*shape, 4)[..., [0, 3] if tied else [0, 1, 2, 3]]
+        at = weighed.argmin(axis=2)
+        at = (at * 3 if tied else at)[..., None]
+
+        def chosen(x: Counts) -> Counts:
+            return np.take_along_axis(x.reshape(*shape, 4), at, axis=2)[..., 0]
+
+        return EdgeCosts(chosen(self.exchange), chosen(self.copy), chosen(self.sync), chosen(self.code))
 
 
 def _covered(lo: Counts, hi: Counts, at: Counts) -> Counts:
@@ -57,7 +98,8 @@ def _met(lo: Counts, hi: Counts, begin: Counts, end: Counts) -> Counts:
 @dataclass(frozen=True, eq=False)
 class _Flat:
     """A layout as flat arrays: the tile of every (cell, replica), the tile of every cell's first replica, and the
-    cell of every (slot, tile), -1 where there is none."""
+    cell of every (slot, tile), -1 where there is none. `orders` has what lies next to each other in memory, by grains
+    and by rows (see `_outwards`), `full` whether all cells fill a dimension alike."""
 
     layout: Layout
     to: Small
@@ -65,6 +107,8 @@ class _Flat:
     home: Small
     pairs: bool
     cuts: tuple[int, ...]
+    orders: tuple[list[int], list[int]]
+    full: tuple[bool, ...]
     _coords: dict[tuple[tuple[int, ...], int], Small] = field(default_factory=dict)
 
     def coords(self, dims: tuple[int, ...], replicas: int) -> Small:
@@ -121,18 +165,18 @@ class Overlaps:
         """Cycles until `dst` holds what it needs of `src` through `view`: bytes at the busiest port over the port's
         rate times the fitted factor, or the control of the fragments that the busiest tile receives if that is more;
         one phase; and the local share at the copy rate. Nothing when both agree."""
-        return self.costs([src], [dst], view)[0][0]
+        return self.costs([src], [dst], view).of(0, 0, src.by_rows, dst.by_rows)
 
-    def costs(self, sources: Sequence[Layout], destinations: Sequence[Layout], view: View) -> list[list[EdgeCost]]:
-        """`cost` of every source (rows) with every destination."""
+    def costs(self, sources: Sequence[Layout], destinations: Sequence[Layout], view: View) -> EdgeCosts:
+        """`cost` of every source with every destination, in every pair of local orders, whichever they have."""
         from ipucc.passes.plan.overlap_kernel import edge_loads  # numba: imported only where plans are made
 
         a, b = [self._flat(x) for x in sources], [self._flat(x) for x in destinations]
         if not a or not b:
-            return [[] for _ in a]
-        item, target = destinations[0].itemsize, self.target
+            none = np.zeros((len(a), len(b), 2, 2), np.int64)
+            return EdgeCosts(none, none, none, none)
         shape = len(a), len(b), len(view.groups)
-        pair, variant = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        pair, variant = np.zeros(shape, np.int64), np.zeros((shape[0], shape[1], 3, shape[2]), np.int64)
         cut_src, cut_dst = np.zeros((shape[0], shape[2]), np.int64), np.zeros((shape[1], shape[2]), np.int64)
         for g, group in enumerate(view.groups):
             plain = _plain(group, view)
@@ -149,40 +193,42 @@ class Overlaps:
                 n = view.src[plain[0]]
                 cut_src[:, g] = [self._interval(x.layout.cuts[plain[0]], n, True) for x in a]
                 cut_dst[:, g] = [self._interval(x.layout.cuts[plain[1]], n, False) for x in b]
-        outer_a, outer_b = [_outwards(x) for x in sources], [_outwards(x) for x in destinations]
         for p, x in enumerate(a):
             for q, y in enumerate(b):
-                variant[p, q] = _variants(x, y, view, outer_a[p], outer_b[q])
+                variant[p, q] = _variants(x, y, view)
         loads = edge_loads(
             *_joined([x.to for x in b]), _coordinates([[y.coords(g.dst, y.layout.replicas) for g in view.groups]
                                                        for y in b]),
             *_joined([x.at for x in a]), _coordinates([[x.coords(g.src, 1) for g in view.groups] for x in a]),
             *_joined([x.home for x in a]), pair, variant, cut_src, cut_dst, self._edges.array(), self._pool.array(),
-            destinations[0].grain, target.tiles,
+            destinations[0].grain, self.target.tiles,
         )  # fmt: skip
-        return [
-            [
-                EdgeCost(0, 0, 0)
-                if view.is_identity and src.same_as(dst)
-                else self._priced(loads[p, q].tolist(), item, b[q].pairs)
-                for q, dst in enumerate(destinations)
-            ]
-            for p, src in enumerate(sources)
-        ]
+        return self._priced(loads, a, b, view.is_identity)
 
-    def _priced(self, loads: list[float], item: int, pairs: bool) -> EdgeCost:
-        most, total, near, out, into, both = loads
-        target = self.target
-        copy = ceil(near * item / target.copy_bytes_per_cycle)
-        if most == 0:
-            return EdgeCost(0, copy, 0)
-        rate = target.pair_bytes_per_cycle if pairs else target.exchange_bytes_per_cycle
+    def _priced(self, loads: NDArray[np.float64], a: list[_Flat], b: list[_Flat], identity: bool) -> EdgeCosts:
+        target, item = self.target, b[0].layout.itemsize
+        most, total, near, out = (loads[..., i, None, None] for i in range(4))
+        # Where both are by grains, both by rows, or one each.
+        which = np.array([[_order_pairs(x, y) for y in b] for x in a])
+        into = np.take_along_axis(loads[..., None, 4::2], which, axis=3)
+        both = np.take_along_axis(loads[..., None, 5::2], which, axis=3)
+        rate = np.array([target.pair_bytes_per_cycle if y.pairs else target.exchange_bytes_per_cycle for y in b])
         # Every element leaves its tile once however many tiles listen; what no other tile needs stays.
-        port = max(most, min(out, total)) * item / rate
+        port = np.maximum(most, np.minimum(out, total)) * item / rate[:, None, None]
         # Long runs are sent in several fragments.
-        pieces = ceil(most * item / into / (4 * target.max_send_words))
-        cycles = max(ceil(port * target.exchange_factor), ceil(into * pieces) * target.fragment_cycles)
-        return EdgeCost(cycles, copy, target.phase_cycles, ceil(both * pieces) * target.fragment_code_bytes)
+        pieces = np.ceil(most * item / np.maximum(into, 1) / (4 * target.max_send_words))
+        cycles = np.maximum(np.ceil(port * target.exchange_factor), np.ceil(into * pieces) * target.fragment_cycles)
+        copy = np.broadcast_to(np.ceil(near * item / target.copy_bytes_per_cycle), cycles.shape).astype(np.int64)
+        if identity:
+            alike = np.array([[x.layout.holds_like(y.layout) for y in b] for x in a])[..., None, None]
+            copy = np.where(alike & (which < 2), 0, copy)
+        moves = most > 0
+        return EdgeCosts(
+            np.where(moves, cycles, 0).astype(np.int64),
+            copy,
+            np.broadcast_to(np.where(moves, target.phase_cycles, 0), cycles.shape).astype(np.int64),
+            np.where(moves, np.ceil(both * pieces) * target.fragment_code_bytes, 0).astype(np.int64),
+        )
 
     def _flat(self, layout: Layout) -> _Flat:
         flat = self._flats.get(id(layout))
@@ -197,8 +243,11 @@ class Overlaps:
                 self._cuts.setdefault((lo.tobytes() + hi.tobytes(), n), len(self._cuts))
                 for (lo, hi), n in zip(layout.cuts, layout.shape, strict=True)
             )
+            orders = _outwards(layout, False), _outwards(layout, True)
+            full = tuple(_full(layout, d) for d in range(len(layout.shape)))
             # The entry keeps the layout, so that its id stays its own.
-            flat = self._flats[id(layout)] = _Flat(layout, to, at, home.reshape(-1), _pairs(layout), cuts)
+            flat = _Flat(layout, to, at, home.reshape(-1), _pairs(layout), cuts, orders, full)
+            self._flats[id(layout)] = flat
         return flat
 
     def _interval(self, cut: Cut, size: int, source: bool) -> int:
@@ -275,33 +324,62 @@ def _coordinates(parts: list[list[Small]]) -> Small:
     return np.concatenate(flat) if flat else np.zeros(0, np.int32)
 
 
-def _variants(a: _Flat, b: _Flat, view: View, src_order: list[int], dst_order: list[int]) -> list[int]:
-    """Per group how runs are counted: 0 every element apart, 1 neighbours join, 2 the elements of a grain join.
+def _variants(a: _Flat, b: _Flat, view: View) -> list[list[int]]:
+    """Per group how runs are counted: 0 every element apart, 1 neighbours join, 2 the elements of a grain join; for both
+    by grains, both by rows, and one each.
 
-    In memory a cell is [grains][other dimensions][grain]: neighbours along the last other dimension always touch,
-    those along one further out only where everything inside is whole in both layouts.
+    Elements of a grain are neighbours in both. What lies next to them in both layouts always touches, what lies
+    further out only where everything inside fills every cell of both alike.
     """
     src, dst = a.layout, b.layout
-    found = [0] * len(view.groups)
     number = {d: i for i, g in enumerate(view.groups) for d in g.dst}
-    for i, g in enumerate(view.groups):
-        if src.grain_dim in g.src and dst.grain_dim in g.dst:
-            found[i] = 2
-    for x, y in zip(src_order, dst_order, strict=False):
-        i = number.get(y, -1)
-        if i < 0 or x not in view.groups[i].src:
-            break
-        found[i] = 1
-        if _plain(view.groups[i], view) is None or a.cuts[x] != b.cuts[y]:
-            break
-    return found
+    apart = [0] * len(view.groups)
+    i = number.get(dst.grain_dim, -1)
+    if i < 0 or src.grain_dim not in view.groups[i].src:
+        return [apart] * 3
+    apart[i] = 2
+    counts = []
+    for src_order, dst_order in ((a.orders[0], b.orders[0]), (a.orders[1], b.orders[1]), (a.orders[0], b.orders[1])):
+        found = list(apart)
+        for x, y in zip(src_order, dst_order, strict=False):
+            s, d = src.grain_dim if x == _GRAINS else x, dst.grain_dim if y == _GRAINS else y
+            i = number.get(d, -1)
+            if (x == _GRAINS) != (y == _GRAINS) or i < 0 or s not in view.groups[i].src:
+                break
+            found[i] = 1
+            if _plain(view.groups[i], view) is None or a.cuts[s] != b.cuts[d] or not (a.full[s] and b.full[d]):
+                break
+        counts.append(found)
+    return counts
 
 
-def _outwards(layout: Layout) -> list[int]:
-    """Dimensions by the distance of neighbours in memory, nearest first, without those of one index in every cell."""
-    order = [d for d in reversed(range(len(layout.shape))) if d != layout.grain_dim]
-    order += [layout.grain_dim] if layout.shape else []
-    return [d for d in order if layout.cell[d] > 1]
+_GRAINS: Final = -1
+"""In an order of dimensions: the grains of the grain dimension."""
+
+
+def _outwards(layout: Layout, by_rows: bool) -> list[int]:
+    """What lies next to the elements of a grain in memory, nearest first: dimensions, and the grains; without those of
+    one index in every cell."""
+    others = [d for d in reversed(range(len(layout.shape))) if d != layout.grain_dim and layout.cell[d] > 1]
+    grains = [_GRAINS] if layout.shape and layout.cell[layout.grain_dim] > layout.grain else []
+    return [*grains, *others] if by_rows else [*others, *grains]
+
+
+def _full(layout: Layout, dim: int) -> bool:
+    """Whether all cells are as large as the largest along a dimension, in whole grains."""
+    lo, hi = layout.cuts[dim]
+    size = layout.cell[dim]
+    return bool((hi - lo == size).all()) and (dim != layout.grain_dim or size % layout.grain == 0)
+
+
+def _order_pairs(a: _Flat, b: _Flat) -> list[list[int]]:
+    """[source by rows, destination by rows]: 0 both by grains, 1 both by rows, 2 one each. A layout whose cells lie the
+    same in both orders counts as whichever the other one has."""
+    if a.orders[0] == a.orders[1]:
+        return [[0, 1], [0, 1]]
+    if b.orders[0] == b.orders[1]:
+        return [[0, 0], [1, 1]]
+    return [[0, 2], [2, 1]]
 
 
 def _count(src: Layout, dst: Layout, g: Group, grain: int) -> tuple[Counts, int, Counts, Counts, Counts]:
@@ -329,6 +407,10 @@ def _count(src: Layout, dst: Layout, g: Group, grain: int) -> tuple[Counts, int,
     both = cell * cells + at
     begins = np.ones(source.size, bool)
     begins[1:] = (np.diff(both) != 0) | (np.diff(source) != 1) | (np.diff(linear) != 1)
+    # Where the innermost of several dimensions begins anew, something else may lie between.
+    for index, dims, shape in ((source, g.src, src.shape), (linear, g.dst, dst.shape)):
+        if sum(shape[d] > 1 for d in dims) > 1:
+            begins |= index % shape[next(d for d in reversed(dims) if shape[d] > 1)] == 0
     first = np.flatnonzero(begins)
     length = np.diff(np.append(first, source.size))
     # A run holds a piece of every grain that it begins in or runs through.

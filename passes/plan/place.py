@@ -1,6 +1,6 @@
 """The place step: chooses one plan per op for the whole graph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Progress, Stop, never
@@ -9,6 +9,7 @@ from ipucc.passes.plan.numbers import Numbers
 from ipucc.passes.plan.problem import Candidate, Problem
 from ipucc.passes.plan.room import More, not_found, too_large
 from ipucc.passes.plan.search import Found, Status, search
+from ipucc.tiles.layout import Layout
 
 __all__ = ["Placement", "Solver", "place"]
 
@@ -18,7 +19,8 @@ Solver = Literal["cpsat", "greedy"]
 @dataclass(frozen=True, eq=False)
 class Placement:
     """The chosen candidate of every variable (`choice`) and op (`chosen`), and how good the choice is: status,
-    objective and bound in cycles, gap. `cap` is what the plans may take of a tile."""
+    objective and bound in cycles, gap. `cap` is what the plans may take of a tile. `fixed` is where the tensors rest
+    that no op gives a home, as in the problem."""
 
     problem: Problem
     choice: tuple[int, ...]
@@ -29,6 +31,7 @@ class Placement:
     bound: int
     peak_bytes: int
     cap: int
+    fixed: dict[int, Layout] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:
@@ -83,5 +86,6 @@ def place(
         status, bound = "interrupted" if status == "interrupted" else "feasible", 0
     chosen = tuple(problem.candidates[v][choice[v]] for v in problem.variable)
     return Placement(
-        problem, choice, chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes, cap
-    )
+        problem, choice, chosen, solver, status, score.cycles, min(bound, score.cycles), score.peak_bytes, cap,
+        problem.fixed,
+    )  # fmt: skip

@@ -6,7 +6,6 @@ import numpy as np
 
 from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.enumerate import Hosted, worth_gathering
-from ipucc.passes.plan.grid import operand_layout
 from ipucc.passes.plan.problem import Candidate
 from ipucc.target import Target
 from ipucc.tiles.cuts import cut_axis, nested_cut, useful_parts
@@ -43,9 +42,9 @@ def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate, target
     """Where a host tensor rests that has its home at an operand (op, operand) of an op placed like that."""
     i, k = home
     stage = next(st for st in cand.stages if k in st.operands)
-    operand = graph.ops[i].in_form(cand.form).operands[k]
-    kind: Hosted = "input" if graph.tensors[operand.sources[0].tensor].kind == "input" else "weight"
-    return resting(operand_layout(operand, stage.grid), kind, cand.plan.gathered, target)
+    op = graph.ops[i].in_form(cand.form)
+    kind: Hosted = "input" if graph.tensors[op.operands[k].sources[0].tensor].kind == "input" else "weight"
+    return resting(stage.operand_layout(op, k), kind, cand.plan.gathered, target)
 
 
 def resting(used: Layout, kind: Hosted, gathered: bool, target: Target) -> Layout:

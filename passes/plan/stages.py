@@ -6,7 +6,7 @@ the same cells: statistics on every tile, then its own part of the result, of th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -15,11 +15,11 @@ from ipucc.codelets.base import Codelet
 from ipucc.codelets.rows import parts_axis
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Along, Axis, Operand, TileOp
-from ipucc.passes.plan.grid import Grid, Plan, grid_of, result_layout
+from ipucc.passes.plan.grid import Grid, Plan, grid_of, operand_layout, result_layout
 from ipucc.tiles.cuts import nested_cut, whole
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 
-__all__ = ["Stage", "partial_operand", "stages_of"]
+__all__ = ["Stage", "first_round", "partial_operand", "stages_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Stage:
     `operands` are positions in the op's operands; `takes_partials` says that the result of the stage before comes
     first. `suffix` tells the stages of one op apart. Ops that differ in names only share their stages. An operand that
     two stages read is brought once: both have the same cells on the same tiles, and a round of the one is followed by
-    that of the other.
+    that of the other. `by_rows` are the operands whose cells lie by rows; partials lie like the stage that makes them.
     """
 
     suffix: str
@@ -41,6 +41,12 @@ class Stage:
     result_axes: tuple[str, ...]
     dtype: str
     macs: int
+    by_rows: frozenset[int] = frozenset()
+
+    def operand_layout(self, op: TileOp, k: int, turn: int | None = None) -> Layout:
+        """What the cells of the stage (or of one round of it) need of operand k, as it arrives."""
+        grid = self.grid if turn is None else self.grid.round(turn)
+        return operand_layout(op.operands[k], grid).in_order(k in self.by_rows)
 
 
 def stages_of(op: TileOp, plan: Plan) -> tuple[Stage, ...]:
@@ -116,6 +122,19 @@ def partial_operand(op: TileOp, stage: Stage) -> Operand:
     shape = stage.layout.shape
     dims = tuple(Along(parts_axis(a) if a in op.rows else a) for a in stage.result_axes)
     return Operand((), shape, dims, stage.dtype, _grain_dim(op, lead))
+
+
+def first_round(layout: Layout) -> Layout:
+    """The part of a layout in slot 0 (all rounds of a serial plan look alike)."""
+    if layout.slots is None:
+        return layout
+    index = [slice(None)] * len(layout.shape)
+    for d in range(len(layout.shape)):
+        along = np.moveaxis(layout.slots, d, 0)
+        if (along != along[:1]).any():
+            index[d] = slice(0, None, layout.slot_count)
+    cuts = tuple((lo[s], hi[s]) for (lo, hi), s in zip(layout.cuts, index, strict=True))
+    return replace(layout, cuts=cuts, tiles=layout.tiles[(*index, slice(None))], slots=None)
 
 
 def _grain_dim(op: TileOp, lead: int) -> int:

@@ -16,6 +16,7 @@ from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.build_problem import build_problem, outline_problem
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Stop, never
 from ipucc.passes.plan.known import Known
+from ipucc.passes.plan.local_order import in_local_orders
 from ipucc.passes.plan.place import Placement, Solver, place
 from ipucc.passes.plan.problem import Problem
 from ipucc.passes.plan.room import require_room
@@ -147,6 +148,7 @@ def _fitted(
             # The first bound holds for every choice, those that cost less code or memory among them.
             placement = _against(placement, bound)
         begin("lower")
+        placement = in_local_orders(placement)
         program = roll(lower(graph, placement, target))
         code = code_size(program, target)
         if code.total > room:

@@ -104,15 +104,15 @@ class _Lowering:
         if stage.takes_partials:
             before = chosen.stages[0]
             operand = partial_operand(op, before)
-            layout = operand_layout(operand, grid)
-            dst = self._buffer(f"{name}.in", before.dtype, layout)
             src = self.buffers[partials].layout
+            layout = operand_layout(operand, grid).in_order(src.by_rows)
+            dst = self._buffer(f"{name}.in", before.dtype, layout)
             view = View.identity(src.shape)
             moves.append(Move(partials, dst, self._tracks(src, layout, view), view))
             bound.append(Binding(dst, _cells_of(grid, operand, layout, 1, 0)))
         for k in stage.operands:
             operand = op.operands[k]
-            full = operand_layout(operand, stage.grid)
+            full = stage.operand_layout(op, k)
             rounds = stage.grid.rounds
             ready = self._resident(i, k, operand, full, chosen)
             if ready is not None:
@@ -124,7 +124,7 @@ class _Lowering:
                 b, layout = shared[key]
                 bound.append(Binding(b, _cells_of(grid, operand, layout, 1, 0), operand.fill))
                 continue
-            layout = operand_layout(operand, grid)
+            layout = stage.operand_layout(op, k, turn)
             b = self._collect(f"{name}.in{k}", operand, layout, moves, fills)
             if operand.pack_dim is not None:
                 packed = operand_layout(operand, grid, operand.pack_dim)
@@ -189,7 +189,7 @@ class _Lowering:
         """Where the host writes a tensor: as the op needs it that gives it its home, else spread evenly."""
         problem = self.placement.problem
         if tensor not in problem.home:
-            return problem.fixed[tensor]
+            return self.placement.fixed[tensor]
         i, k = problem.home[tensor]
         return home_layout(self.graph, (i, k), self.placement.chosen[i], self.target)
 

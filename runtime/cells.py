@@ -50,7 +50,7 @@ def load(memory: TileMemory, buffer: Buffer, tiles: NDArray[np.integer], binding
         cells = widen(cells)
     if not layout.shape:
         return cells.reshape(tiles.size, -1)[:, 0].astype(compute_type(buffer.dtype))
-    # [T, G, others.., g] or [T, others.., G g] -> [T, others.. with G g at the grain dimension], cut to the largest cell
+    # [T, G, others.., g] or [T, others.., G g] -> [T, others.. with G g at the grain dimension], cut to the largest
     d = layout.grain_dim
     if layout.by_rows:
         dense = np.moveaxis(cells, -1, d + 1)

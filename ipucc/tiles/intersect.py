@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipucc.tiles.cuts import owned
-from ipucc.tiles.layout import Layout
+from ipucc.tiles.layout import GRAIN_BYTES, Layout
 from ipucc.tiles.view import Group, View
 
 __all__ = ["Track", "intersect", "pairs"]
@@ -154,7 +154,9 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
         src_at += src.positions(d, index - lo[cell])
     order = np.lexsort((dst_at, src_cell, dst_cell))
     size = src.itemsize if carries else 0
-    return _sequences(src_cell[order], dst_cell[order], src_at[order], dst_at[order], tail[order], size)
+    return _sequences(
+        src_cell[order], dst_cell[order], src_at[order], dst_at[order], tail[order], size, bool(src.shape)
+    )
 
 
 def _interval_track(src: Layout, dst: Layout, s: int, d: int, carries: bool) -> Track | None:
@@ -189,10 +191,11 @@ def _interval_track(src: Layout, dst: Layout, s: int, d: int, carries: bool) -> 
     size = grain * src.itemsize
     first = np.full(1, grain, np.int64)
     steps = int(src.positions(s, first)[0]), int(dst.positions(d, first)[0])
-    # Whole grains, then the part of a grain that is left; at the end of both tensors it is moved in whole words.
+    # Whole grains, then the part of a grain that is left; at the end of both tensors the grain is moved whole, so that
+    # what lies behind it continues the run.
     ends = (high == src.shape[s]) & (high == dst.shape[d])
-    tail = rest * src.itemsize
-    tail += np.where(ends, -tail % 4, 0)
+    full += ends & (rest > 0)
+    tail = np.where(ends, 0, rest * src.itemsize)
     zero = np.zeros_like(full)
     if src.by_rows and dst.by_rows:
         # All grains of an overlap lie behind each other.
@@ -200,7 +203,7 @@ def _interval_track(src: Layout, dst: Layout, s: int, d: int, carries: bool) -> 
         return Track(*cells, *at, zero + 1, zero, zero, full * size + tail)
     parts = [
         (full > 0, zero, full, np.where(full > 1, steps[0], 0), np.where(full > 1, steps[1], 0), zero + size),
-        (rest > 0, full * grain, zero + 1, zero, zero, tail),
+        (tail > 0, full * grain, zero + 1, zero, zero, tail),
     ]
     columns = []
     for has, skip, count, step_s, step_d, run in parts:
@@ -212,12 +215,13 @@ def _interval_track(src: Layout, dst: Layout, s: int, d: int, carries: bool) -> 
 
 
 def _sequences(
-    src_cell: Ints, dst_cell: Ints, src_at: Ints, dst_at: Ints, tail: NDArray[np.bool_], itemsize: int
+    src_cell: Ints, dst_cell: Ints, src_at: Ints, dst_at: Ints, tail: NDArray[np.bool_], itemsize: int, grained: bool
 ) -> Track:
     """Join single elements to runs (where `itemsize` > 0) and runs to sequences of equal steps.
 
-    A run that ends with the tensor on both sides (`tail`) is lengthened to whole 4-byte words: both layouts store
-    whole grains, and the machine moves words.
+    A run that ends with the tensor on both sides (`tail`) is lengthened to the end of its grain, which both layouts
+    store: the machine moves words, and what lies behind continues the run. `grained` says that the source has grains;
+    where it has none, or the ends lie differently in their grains, whole words are moved.
     """
     n = src_cell.size
     run = np.full(n, itemsize, np.int64)
@@ -232,7 +236,10 @@ def _sequences(
         start = np.flatnonzero(new)
         stop = np.append(start[1:], n)
         run = (stop - start) * itemsize
-        run += np.where(tail[stop - 1] & (src_at[start] % 4 == 0) & (dst_at[start] % 4 == 0), -run % 4, 0)
+        left = -(src_at[start] + run) % GRAIN_BYTES
+        alike = grained & (left == -(dst_at[start] + run) % GRAIN_BYTES)
+        run += np.where(tail[stop - 1] & (src_at[start] % 4 == 0) & (dst_at[start] % 4 == 0),
+                        np.where(alike, left, -run % 4), 0)  # fmt: skip
         src_cell, dst_cell, src_at, dst_at = (a[start] for a in (src_cell, dst_cell, src_at, dst_at))
         n = start.size
     same = np.zeros(n, bool)

@@ -72,8 +72,8 @@ class Layout:
 
     @cached_property
     def storage(self) -> tuple[int, ...]:
-        """Shape of a cell in memory: (grains, the other dimensions in order, elements of a grain), or by rows (the other
-        dimensions in order, elements of whole grains)."""
+        """Shape of a cell in memory: (grains, the other dimensions in order, elements of a grain), or by rows (the
+        other dimensions in order, elements of whole grains)."""
         if not self.shape:
             return (1, max(1, 4 // self.itemsize))
         g = self.grain

@@ -262,12 +262,13 @@ class _Maker:
                 brought = any(k in st.operands for st in stages[:s])
                 times = 0 if brought else 1 if layout.slots is None else rounds
                 if hosted[k]:
-                    home = resting(layout, hosted[k], plan.gathered, self.target)
+                    home = resting(layout, hosted[k], plan.gathered)
                     resident += home.nbytes if times else 0
                     if home is not layout:
                         here += layout.slot_bytes
                         needed = layout if layout.slots is None else operand_layout(o, first)
-                        cost = self.known.overlaps.costs([home], [needed], _identity_of(layout)).best(tied=True).of(0, 0)
+                        costs = self.known.overlaps.costs([home], [needed], _identity_of(layout))
+                        cost = costs.best(tied=True).of(0, 0)
                         # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
                         alone = all(hosted[x] for x in stage.operands) and not stage.takes_partials
                         cycles += times * (cost.exchange + cost.copy + (cost.sync if alone and not fetched else 0))
@@ -306,7 +307,7 @@ class _Maker:
             source = repr((rows[0].shape, rows[0].grain_dim))
         else:
             j, kk = self.home[tensor]
-            rows = [home_layout(self.graph, (j, kk), c, self.target) for c in self.candidates[j]]
+            rows = [home_layout(self.graph, (j, kk), c) for c in self.candidates[j]]
             source = f"{self.signatures[j]} {kk}"
         shape = len(rows), len(self.candidates[i])
         table = self.known.table((source, wanted, str(k), s.view.digest), shape, lambda: self._table(i, k, s, rows))

@@ -2,8 +2,8 @@
 
 Bytes, ports and memory do not depend on it; fragments do, and with them exchange code and the control that fragments
 take. Placement counts every edge in its best pair of orders; here every layout gets one order for all its edges. A
-result and what a vertex walks along with it (partials, operands that are cut and grained alike) share theirs. The choice
-is the least sum of cycles and of a small price of code, found by elimination over pairs.
+result and what a vertex walks along with it (partials, operands that are cut and grained alike) share theirs. The
+choice is the least sum of cycles and of a small price of code, found by elimination over pairs.
 """
 
 from dataclasses import dataclass, field, replace
@@ -68,7 +68,7 @@ class _Orders:
                     else:
                         j, kk = problem.home[s.tensor]
                         node = self._operand(variable[j], kk, problem.graph.ops[j].in_form(chosen[j].form))
-                        src = home_layout(problem.graph, (j, kk), chosen[j], problem.target)
+                        src = home_layout(problem.graph, (j, kk), chosen[j])
                     key = id(src), id(cand), k, s.view.digest
                     if key not in self.known:
                         needed = operand_layout(operand, stage.grid.round(0))
@@ -99,15 +99,15 @@ class _Orders:
                 continue
             stage = next(st for st in cand.stages if k in st.operands)
             used = operand_layout(operand, stage.grid)
-            if home_layout(problem.graph, (i, k), cand, problem.target) is used:
+            if home_layout(problem.graph, (i, k), cand) is used:
                 continue
             needed = used if used.slots is None else operand_layout(operand, stage.grid.round(0))
             rounds = 1 if used.slots is None else stage.grid.rounds
             table = np.zeros(2, np.int64)
-            for rows in (False, True):
-                held = _in_order(cand, k, rows)
-                home = home_layout(problem.graph, (i, k), held, problem.target)
-                table[rows] = self.overlaps.costs([home], [needed], View.identity(used.shape)).weighed[0, 0, int(rows), int(rows)]
+            for rows in (0, 1):
+                home = home_layout(problem.graph, (i, k), _in_order(cand, k, bool(rows)))
+                costs = self.overlaps.costs([home], [needed], View.identity(used.shape))
+                table[rows] = costs.weighed[0, 0, rows, rows]
             self._alone(self._operand(v, k, op), weight * rounds * table)
 
     def _alone(self, node: int, table: Table) -> None:
@@ -149,7 +149,7 @@ def _walked(op: TileOp, operand: Operand) -> bool:
 
 
 def _ordered(cand: Candidate, op: TileOp, result: bool, rows: frozenset[int]) -> Candidate:
-    """The candidate with its result and some operands by rows. Statistics of rows stay by grains: they are read whole."""
+    """The candidate with its result and some operands by rows. Statistics stay by grains: they are read whole."""
     stages = []
     for s, stage in enumerate(cand.stages):
         last = s + 1 == len(cand.stages)

@@ -5,7 +5,6 @@ Bytes do not depend on the local orders of the layouts, fragments do: costs are 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Final
 
 import numpy as np
@@ -60,7 +59,8 @@ class EdgeCosts:
     @property
     def weighed(self) -> Counts:
         """Cycles with a small price of code, by which orders are chosen [producers, consumers, 2, 2]."""
-        return self.exchange + self.copy + self.sync + np.ceil(self.code * _CODE_WEIGHT).astype(np.int64)
+        cycles: Counts = self.exchange + self.copy + self.sync
+        return cycles + np.ceil(self.code * _CODE_WEIGHT).astype(np.int64)
 
     def best(self, tied: bool = False) -> "EdgeCosts":
         """The same for the best pair of orders alone [producers, consumers]; `tied` allows equal orders only."""
@@ -191,8 +191,8 @@ class Overlaps:
                     pair[p, q, g] = known[key]
             if plain is not None:
                 n = view.src[plain[0]]
-                cut_src[:, g] = [self._interval(x.layout.cuts[plain[0]], n, True) for x in a]
-                cut_dst[:, g] = [self._interval(x.layout.cuts[plain[1]], n, False) for x in b]
+                cut_src[:, g] = [self._interval(x.layout, plain[0], n, True) for x in a]
+                cut_dst[:, g] = [self._interval(x.layout, plain[1], n, False) for x in b]
         for p, x in enumerate(a):
             for q, y in enumerate(b):
                 variant[p, q] = _variants(x, y, view)
@@ -250,12 +250,13 @@ class Overlaps:
             self._flats[id(layout)] = flat
         return flat
 
-    def _interval(self, cut: Cut, size: int, source: bool) -> int:
+    def _interval(self, layout: Layout, dim: int, size: int, source: bool) -> int:
         """Where `edges` has the beginnings and ends of a cut's cells: of a source those that it owns, of a destination
         those inside the tensor."""
-        key = (cut[0].tobytes() + cut[1].tobytes(), size, source)
+        cut, grain = layout.cuts[dim], layout.grain if dim == layout.grain_dim else 1
+        key = (cut[0].tobytes() + cut[1].tobytes(), size, source, grain)
         if key not in self._pairs:
-            lo, hi = _inside(cut, size, source)
+            lo, hi = _inside(cut, size, source, grain)
             self._pairs[key] = self._edges.add(np.array([lo.size]), lo, hi)
         return self._pairs[key]
 
@@ -265,14 +266,22 @@ class Overlaps:
         """Where the pool has the pair of the two layouts' cuts along a group."""
         grain = dst.grain
         name = group.digest if plain is None else ""
-        key = (name, grain, cuts, tuple(src.shape[d] for d in group.src), tuple(dst.shape[d] for d in group.dst))
+        grained = plain == (src.grain_dim, dst.grain_dim)
+        key = (
+            name,
+            grain,
+            grained,
+            cuts,
+            tuple(src.shape[d] for d in group.src),
+            tuple(dst.shape[d] for d in group.dst),
+        )
         if key not in self._pairs:
             if plain is None:
                 self._pairs[key] = self._table(src, dst, group, grain)
             else:
                 size = src.shape[plain[0]]
-                begin, end = _inside(src.cuts[plain[0]], size, True)
-                lo, hi = _inside(dst.cuts[plain[1]], size, False)
+                begin, end = _inside(src.cuts[plain[0]], size, True, grain if grained else 1)
+                lo, hi = _inside(dst.cuts[plain[1]], size, False, grain if grained else 1)
                 needed, given = hi - lo, _covered(lo, hi, end) - _covered(lo, hi, begin)
                 self._pairs[key] = self._pool.add(
                     np.array([0, needed.size, given.size, 0, 0]),
@@ -305,13 +314,12 @@ def _plain(group: Group, view: View) -> tuple[int, int] | None:
     return None
 
 
-def _inside(cut: Cut, size: int, source: bool) -> tuple[Counts, Counts]:
-    if source:
-        first, behind = owned(cut)
-        begin = first.astype(np.int64)
-        return begin, np.maximum(behind, begin)
-    lo = np.maximum(cut[0], 0).astype(np.int64)
-    return lo, np.maximum(np.minimum(cut[1], size), lo)
+def _inside(cut: Cut, size: int, source: bool, grain: int) -> tuple[Counts, Counts]:
+    """What every cell has of the tensor: of a source what it owns. The last grain is moved whole."""
+    first, behind = owned(cut) if source else cut
+    lo = np.maximum(first, 0).astype(np.int64)
+    hi = np.maximum(np.minimum(behind, size), lo).astype(np.int64)
+    return lo, np.where((hi == size) & (hi > lo), -(-size // grain) * grain, hi)
 
 
 def _joined(parts: list[Small]) -> tuple[Small, Counts]:
@@ -325,8 +333,8 @@ def _coordinates(parts: list[list[Small]]) -> Small:
 
 
 def _variants(a: _Flat, b: _Flat, view: View) -> list[list[int]]:
-    """Per group how runs are counted: 0 every element apart, 1 neighbours join, 2 the elements of a grain join; for both
-    by grains, both by rows, and one each.
+    """Per group how runs are counted: 0 every element apart, 1 neighbours join, 2 the elements of a grain join; for
+    both by grains, both by rows, and one each.
 
     Elements of a grain are neighbours in both. What lies next to them in both layouts always touches, what lies
     further out only where everything inside fills every cell of both alike.
@@ -366,10 +374,10 @@ def _outwards(layout: Layout, by_rows: bool) -> list[int]:
 
 
 def _full(layout: Layout, dim: int) -> bool:
-    """Whether all cells are as large as the largest along a dimension, in whole grains."""
+    """Whether all cells take as many places in memory as the largest along a dimension, in whole grains."""
     lo, hi = layout.cuts[dim]
-    size = layout.cell[dim]
-    return bool((hi - lo == size).all()) and (dim != layout.grain_dim or size % layout.grain == 0)
+    grain = layout.grain if dim == layout.grain_dim else 1
+    return bool((-(-(hi - lo) // grain) == -(-layout.cell[dim] // grain)).all())
 
 
 def _order_pairs(a: _Flat, b: _Flat) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Where host tensors rest between the time the host writes them and the time an op reads them."""
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -8,7 +9,7 @@ from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.enumerate import Hosted, worth_gathering
 from ipucc.passes.plan.problem import Candidate
 from ipucc.target import Target
-from ipucc.tiles.cuts import cut_axis, nested_cut, useful_parts
+from ipucc.tiles.cuts import Cut, cut_axis, nested_cut, owned, useful_parts
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 
 __all__ = ["home_layout", "resting", "spread_layout"]
@@ -38,32 +39,40 @@ def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, target:
     return Layout(shape, cuts, tiles, itemsize, grain_dim)
 
 
-def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate, target: Target) -> Layout:
+def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate) -> Layout:
     """Where a host tensor rests that has its home at an operand (op, operand) of an op placed like that."""
     i, k = home
     stage = next(st for st in cand.stages if k in st.operands)
     op = graph.ops[i].in_form(cand.form)
     kind: Hosted = "input" if graph.tensors[op.operands[k].sources[0].tensor].kind == "input" else "weight"
-    return resting(stage.operand_layout(op, k), kind, cand.plan.gathered, target)
+    return resting(stage.operand_layout(op, k), kind, cand.plan.gathered)
 
 
-def resting(used: Layout, kind: Hosted, gathered: bool, target: Target) -> Layout:
+def resting(used: Layout, kind: Hosted, gathered: bool) -> Layout:
     """Where a host tensor rests that an op needs as in `used`: there, or in one copy.
 
     An input that several tiles need is written once and fetched from there. A weight is written wherever it is used,
-    unless the plan gathers weights and this one takes enough of every tile. The one copy of a cell is dealt out to the
-    tiles that share the cell; where cells overlap (halos), the tensor is spread over all tiles.
+    unless the plan gathers weights and this one takes enough of every tile. Where cells overlap (halos), the one copy
+    of what they share lies in the last of them. The copy of a cell is dealt out to the tiles that share the cell.
     """
     held = prod(int(np.maximum(hi - lo, 0).sum()) for lo, hi in used.cuts)
+    one = used
     if held > prod(used.shape):
-        one = spread_layout(used.shape, used.itemsize, used.grain_dim, target).in_order(used.by_rows)
-    elif used.replicas > 1:
-        one = dealt_layout(used)
-    else:
+        one = replace(used, cuts=tuple(_without_halos(cut, n) for cut, n in zip(used.cuts, used.shape, strict=True)))
+    if one.replicas > 1:
+        one = dealt_layout(one)
+    if one is used:
         return used
     if kind == "input":
         return one
     return one if gathered and bool(worth_gathering(np.asarray(used.nbytes), one.nbytes)) else used
+
+
+def _without_halos(cut: Cut, size: int) -> Cut:
+    """The cut inside the tensor, every index in one cell."""
+    lo, hi = owned(cut)
+    lo = np.clip(lo, 0, size)
+    return lo.astype(np.int32), np.clip(hi, lo, size).astype(np.int32)
 
 
 def dealt_layout(used: Layout) -> Layout:
@@ -90,4 +99,4 @@ def dealt_layout(used: Layout) -> Layout:
     slots = used.slots
     for d, w in enumerate(ways):
         slots = slots if slots is None else np.repeat(slots, w, axis=d)
-    return Layout(used.shape, tuple(cuts), np.ascontiguousarray(tiles), used.itemsize, used.grain_dim, slots, used.by_rows)
+    return replace(used, cuts=tuple(cuts), tiles=np.ascontiguousarray(tiles), slots=slots)

@@ -83,16 +83,23 @@ def fit(
     more = [partial(leaner, i) if plans < BUDGETS["max"].plans else None for i in range(len(graphs))]
 
     def placed(i: int, cap: int, room: float, first: int) -> tuple[Placement, int]:
-        """A placement whose exchange code is estimated below `room`, and the price of code that it took."""
+        """A placement whose exchange code is estimated below `room`, and the number of the least price of code that it
+        takes, from `first` on; at the highest price where none does."""
         problem = problems[i]
-        for at in range(first, len(_CODE_PRICES)):
+        # Code falls with its price: at `dear` it fits, at `cheap` it does not.
+        at, cheap, dear = first, first - 1, len(_CODE_PRICES)
+        best: tuple[Placement, int] | None = None
+        while cheap < dear - 1:
             priced = problem.at_code_price(_CODE_PRICES[at]) if at else None
             found = place(problem, cap, solver, effort, priced, progress=progress, stop=stop, more=more[i])
             # A bound holds at any price of code if it is that of the free choice with all memory.
             bounds.setdefault(i, found.bound)
             if problem.code_bytes(found.choice) <= room:
-                break
-        return found, at
+                best, dear = (found, at), at
+            else:
+                cheap = at
+            at = (cheap + dear) // 2
+        return best or (found, cheap)
 
     for i, graph in enumerate(graphs):
         begin("plan")

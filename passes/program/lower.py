@@ -161,7 +161,7 @@ class _Lowering:
         """The buffer of an operand that the host writes where it is needed; None for one that must be moved."""
         if self.placement.problem.home.get(operand.sources[0].tensor) != (i, k):
             return None
-        home = home_layout(self.graph, (i, k), chosen, self.target)
+        home = home_layout(self.graph, (i, k), chosen)
         if not home.same_as(full):
             return None
         return self._host_tensor(operand.sources[0].tensor, full)
@@ -191,7 +191,7 @@ class _Lowering:
         if tensor not in problem.home:
             return self.placement.fixed[tensor]
         i, k = problem.home[tensor]
-        return home_layout(self.graph, (i, k), self.placement.chosen[i], self.target)
+        return home_layout(self.graph, (i, k), self.placement.chosen[i])
 
     def _tracks(self, src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
         # Layouts of candidates are shared between equal ops: the same pair is met once per repeated layer.

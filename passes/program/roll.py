@@ -303,7 +303,8 @@ class _Roller:
 
 def layout_digest(layout: Layout) -> str:
     """Equal for layouts in which every element has the same tile and address."""
-    h = hashlib.sha256(repr((layout.shape, layout.itemsize, layout.grain_dim, layout.by_rows, layout.tiles.shape)).encode())
+    what = layout.shape, layout.itemsize, layout.grain_dim, layout.by_rows, layout.tiles.shape
+    h = hashlib.sha256(repr(what).encode())
     h.update(layout.tiles.tobytes())
     h.update(b"" if layout.slots is None else layout.slots.tobytes())
     for lo, hi in layout.cuts:

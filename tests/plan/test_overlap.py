@@ -24,7 +24,9 @@ TILES = 16
 
 
 def counted(src: Layout, dst: Layout, view: View) -> EdgeCost:
-    """The cost by its definition: every element that every tile needs is looked up where it lies."""
+    """The cost by its definition: every element that every tile needs is looked up where it lies. The last grain of a
+    tensor comes whole where it is the last of both."""
+    size = weights(src, dst, view)
     home: dict[int, tuple[int, ...]] = {}
     for cell in np.ndindex(*src.grid):
         ranges = [range(int(lo[i]), int(hi[i])) for (lo, hi), i in zip(src.cuts, cell, strict=True)]
@@ -36,11 +38,11 @@ def counted(src: Layout, dst: Layout, view: View) -> EdgeCost:
     sent: Counter[int] = Counter()
     for cell in np.ndindex(*dst.grid):
         box = tuple(slice(max(int(lo[i]), 0), int(hi[i])) for (lo, hi), i in zip(dst.cuts, cell, strict=True))
-        wanted = source[box].reshape(-1)
-        for element in wanted[wanted >= 0].tolist():
-            sent[home[element][0]] += dst.itemsize
+        wanted, moved = source[box].reshape(-1), size[box].reshape(-1)
+        for element, n in zip(wanted[wanted >= 0].tolist(), moved[wanted >= 0].tolist(), strict=True):
+            sent[home[element][0]] += n
             for tile in dst.tiles[cell].tolist():
-                (local if tile in home[element] else received)[tile] += dst.itemsize
+                (local if tile in home[element] else received)[tile] += n
     copy = ceil(max(local.values(), default=0) / TARGET.copy_bytes_per_cycle)
     if not received:
         return EdgeCost(0, copy, 0)
@@ -52,6 +54,17 @@ def counted(src: Layout, dst: Layout, view: View) -> EdgeCost:
     rate = TARGET.pair_bytes_per_cycle if pairs else TARGET.exchange_bytes_per_cycle
     port = max(max(received.values()), min(max(sent.values()), sum(received.values())))
     return EdgeCost(ceil(port / rate * TARGET.exchange_factor), copy, TARGET.phase_cycles)
+
+
+def weights(src: Layout, dst: Layout, view: View) -> np.ndarray:
+    """Bytes that come with every element of the destination: the last of a row brings the rest of its grain."""
+    size = np.full(dst.shape, dst.itemsize)
+    for g in view.groups:
+        a, b = ([d for d in dims if shape[d] > 1] for dims, shape in ((g.src, view.src), (g.dst, view.dst)))
+        if (a, b) == ([src.grain_dim], [dst.grain_dim]) and g.is_identity and view.src[a[0]] == view.dst[b[0]]:
+            at = tuple(-1 if d == b[0] else slice(None) for d in range(len(dst.shape)))
+            size[at] += -dst.shape[b[0]] % dst.grain * dst.itemsize
+    return size
 
 
 @st.composite
@@ -99,10 +112,11 @@ def test_costs_are_those_of_the_elements(edge: tuple[Layout, Layout, View]) -> N
 
 @st.composite
 def whole_grains(draw: st.DrawFn) -> tuple[Layout, Layout, View]:
-    """Two cuts of one half-precision tensor of whole grains on two sets of tiles, seen plainly or transposed."""
-    shape = [8 * draw(st.integers(1, 6)), draw(st.integers(1, 12)), draw(st.integers(1, 5))]
-    shape = draw(st.permutations(shape))
-    grain_dim = next(d for d, n in enumerate(shape) if n % 8 == 0)
+    """Two cuts of one half-precision tensor on two sets of tiles, seen plainly or transposed."""
+    rows = draw(st.one_of(st.integers(1, 6).map(lambda n: 8 * n), st.integers(1, 40)))
+    grain_dim = draw(st.integers(0, 2))
+    shape = [draw(st.integers(1, 12)), draw(st.integers(1, 5))]
+    shape.insert(grain_dim, rows)
     view = View.identity(shape)
     if draw(st.booleans()):
         view = View.transpose(shape, draw(st.permutations(range(3))))
@@ -122,16 +136,18 @@ def whole_grains(draw: st.DrawFn) -> tuple[Layout, Layout, View]:
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(edge=whole_grains())
-def test_fragments_are_those_of_the_exchange(edge: tuple[Layout, Layout, View]) -> None:
+@given(edge=whole_grains(), by_rows=st.tuples(st.booleans(), st.booleans()))
+def test_fragments_are_those_of_the_exchange(edge: tuple[Layout, Layout, View], by_rows: tuple[bool, bool]) -> None:
     src, dst, view = edge
+    src, dst = src.in_order(by_rows[0]), dst.in_order(by_rows[1])
     buffers = [Buffer("a", "float16", src), Buffer("b", "float16", dst)]
     move = Move(0, 1, intersect(src, dst, view), view)
     exact = int(exchange_code((move,), buffers, TARGET).max())
     cost = Overlaps(TARGET).cost(src, dst, view)
-    # The estimate takes the runs of the largest cells for those of all: mostly exact, now and then several times off.
-    assert exact <= 8 * cost.code
-    assert cost.code <= 3 * exact
+    # Exact but for cells of unequal size: some have longer runs than it takes them for, or their longest runs are sent
+    # in more pieces than the mean one.
+    assert exact <= 1.5 * cost.code
+    assert cost.code <= 1.5 * exact
     assert cost.exchange >= ceil(cost.code / 2 / TARGET.fragment_code_bytes)
 
 

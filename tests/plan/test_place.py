@@ -58,7 +58,7 @@ def recomputed(problem: Problem, choice: Sequence[int]) -> tuple[int, int]:
                     held = chosen[made[source.tensor]].layout
                 elif source.tensor in problem.home:
                     j, at = problem.home[source.tensor]
-                    held = home_layout(graph, (j, at), chosen[j], target)
+                    held = home_layout(graph, (j, at), chosen[j])
                 else:
                     held = problem.fixed[source.tensor]
                 cost = overlaps.cost(held, needed, source.view)

@@ -68,8 +68,9 @@ class FuseEpilogue(Pass):
         count += apply_rules(model, (scaled_operand, no_op, *VIEWS))
         fuser = _Fuser(Editor(model), ctx, self.max_operands, self.max_ops)
         for graph in all_graphs(model):
-            # From the outputs: of two contractions that meet in one op, the later one takes it.
-            for node in reversed(list(graph)):
+            # From the outputs: of two contractions that meet in one op, the one with more contractions before it
+            # takes it. The end of a residual block is then the same op whether its shortcut has a product or not.
+            for node in _deepest_first(graph):
                 count += fuser.contraction(node)
             for node in reversed(list(graph)):
                 count += fuser.elementwise(node)
@@ -281,6 +282,16 @@ def _hoist(node: ir.Node, editor: Editor) -> bool:
         return False
     editor.remove_dead([node])
     return True
+
+
+def _deepest_first(graph: ir.Graph | ir.Function | ir.GraphView) -> list[ir.Node]:
+    """The contractions of a graph by how many contractions they follow at most; of equals the last one first."""
+    depth: dict[ir.Node, int] = {}
+    for node in graph:
+        before = (v.producer() for v in node.inputs if v is not None)
+        depth[node] = max((depth.get(p, 0) for p in before if p is not None), default=0) + _is_contraction(node)
+    found = [n for n in graph if _is_contraction(n)]
+    return sorted(reversed(found), key=lambda n: -depth[n])
 
 
 def _graph_of(node: ir.Node) -> ir.Graph:

@@ -119,10 +119,14 @@ class _Maker:
 
     def _variables(self) -> tuple[list[int], list[int]]:
         """The variable of every op, and the first op of every variable."""
-        first = list(range(len(self.graph.ops)))
-        for r in repetitions(self.signatures, least=4):
-            for i in range(r.start + r.period, r.stop):
-                first[i] = r.start + (i - r.start) % r.period
+        signatures = self.signatures
+        first = list(range(len(signatures)))
+        for r in repetitions(signatures, least=3):
+            # Behind the last whole layer the next one may begin alike: its results then lie as those of the others.
+            for i in range(r.start + r.period, len(signatures)):
+                if first[i] != i or signatures[i] != signatures[i - r.period]:
+                    break
+                first[i] = first[i - r.period]
         kept = sorted(set(first))
         number = {o: v for v, o in enumerate(kept)}
         return [number[o] for o in first], kept

@@ -59,8 +59,8 @@ class EdgeCosts:
     @property
     def weighed(self) -> Counts:
         """Cycles with a small price of code, by which orders are chosen [producers, consumers, 2, 2]."""
-        cycles: Counts = self.exchange + self.copy + self.sync
-        return cycles + np.ceil(self.code * _CODE_WEIGHT).astype(np.int64)
+        weighed = self.exchange + self.copy + self.sync + np.ceil(self.code * _CODE_WEIGHT)
+        return np.asarray(weighed, np.int64)
 
     def best(self, tied: bool = False) -> "EdgeCosts":
         """The same for the best pair of orders alone [producers, consumers]; `tied` allows equal orders only."""

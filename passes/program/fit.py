@@ -33,7 +33,7 @@ __all__ = ["Fitted", "fit"]
 Begin = Callable[[str], None]
 
 _ATTEMPTS: Final = 8
-_CODE_PRICES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
+_CODE_PRICES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0)
 """Cycles per byte of exchange code, tried in turn until the code is estimated to fit."""
 _HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
 
@@ -145,6 +145,8 @@ def _fitted(
     bound = placement.bound
     room = target.executable_bytes - target.reserved_bytes
     allowed = float(room)
+    # What addresses and rounding took more than was placed.
+    slack = 0
     for attempt in range(_ATTEMPTS):
         if attempt:
             begin("place")
@@ -158,8 +160,11 @@ def _fitted(
         placement = in_local_orders(placement)
         program = roll(lower(graph, placement, target))
         code = code_size(program, target)
+        # What code takes beyond the part that was left to it is not there for data.
+        left = target.usable_bytes - max(target.tile_bytes // 16, min(code.total, room))
         if code.total > room:
             failure = _code_too_large(code, room)
+            cap = min(cap, left - slack)
             # The estimate leaves out what the program needs beside it, and what repeated layers do not share.
             allowed = 0.9 * problem.code_bytes(placement.choice) * room / code.total
             price += 1
@@ -176,7 +181,8 @@ def _fitted(
             program.code_bytes = code.total
             return Fitted(graph, program, placement, code)
         failure = _data_too_large(program, allocation.peak, start, target)
-        cap -= over + target.tile_bytes // 64
+        slack = max(slack, allocation.peak - start - placement.peak_bytes)
+        cap = left - slack - target.tile_bytes // 128
     assert failure is not None
     raise failure
 

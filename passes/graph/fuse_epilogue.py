@@ -290,8 +290,8 @@ def _deepest_first(graph: ir.Graph | ir.Function | ir.GraphView) -> list[ir.Node
     for node in graph:
         before = (v.producer() for v in node.inputs if v is not None)
         depth[node] = max((depth.get(p, 0) for p in before if p is not None), default=0) + _is_contraction(node)
-    found = [n for n in graph if _is_contraction(n)]
-    return sorted(reversed(found), key=lambda n: -depth[n])
+    found = [(depth[n], at, n) for at, n in enumerate(graph) if _is_contraction(n)]
+    return [n for *_, n in sorted(found, key=lambda f: f[:2], reverse=True)]
 
 
 def _graph_of(node: ir.Node) -> ir.Graph:

@@ -61,7 +61,7 @@ def recomputed(problem: Problem, choice: Sequence[int]) -> tuple[int, int]:
                     held = home_layout(graph, (j, at), chosen[j])
                 else:
                     held = problem.fixed[source.tensor]
-                cost = overlaps.cost(held, needed, source.view)
+                cost = overlaps.costs([held], [needed], source.view).best().of(0, 0)
                 # All operands of a stage arrive in one phase: its overhead is counted once.
                 phase = cost.sync if k == chosen[i].fetching else 0
                 cycles += (cost.exchange + cost.copy + phase) * rounds

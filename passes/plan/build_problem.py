@@ -161,7 +161,7 @@ class _Maker:
                 for s in operand.sources:
                     t = self.graph.tensors[s.tensor]
                     if t.kind != "result" and s.tensor not in self.home and s.tensor not in self.fixed:
-                        self.fixed[s.tensor] = spread_layout(t.shape, itemsize(t.dtype), t.grain_dim, self.target)
+                        self.fixed[s.tensor] = spread_layout(t.shape, itemsize(t.dtype), t.grain_dim, self.target.tiles)
 
     def _hostable(self, operand: Operand) -> bool:
         tensor = self.graph.tensors[operand.sources[0].tensor] if len(operand.sources) == 1 else None
@@ -354,8 +354,6 @@ def _holds_all(operand: Operand) -> bool:
 
 def _identity_of(layout: Layout) -> View:
     return View.identity(layout.shape)
-
-
 
 
 def pack_cycles(operand: Operand, layout: Layout, target: Target) -> int:

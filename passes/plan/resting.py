@@ -8,23 +8,22 @@ import numpy as np
 from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.enumerate import Hosted, worth_gathering
 from ipucc.passes.plan.problem import Candidate
-from ipucc.target import Target
 from ipucc.tiles.cuts import Cut, cut_axis, nested_cut, owned, useful_parts
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 
 __all__ = ["home_layout", "resting", "spread_layout"]
 
 
-def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, target: Target) -> Layout:
-    """One copy of a tensor spread over the tiles, so that the fullest tile holds as little as the two longest
-    dimensions can be cut to: where a host tensor rests by default, and a weight that is gathered before use."""
+def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, tiles: int) -> Layout:
+    """One copy of a tensor spread over the first `tiles` tiles, so that the fullest tile holds as little as the two
+    longest dimensions can be cut to: where a host tensor rests that no op gives a home."""
     grain = max(1, GRAIN_BYTES // itemsize)
     grains = [-(-n // (grain if d == grain_dim else 1)) for d, n in enumerate(shape)]
     parts = [1] * len(shape)
     longest = sorted(range(len(shape)), key=lambda d: (-grains[d], d))[:2]
     best: tuple[int, int] | None = None
-    for first in useful_parts(grains[longest[0]], target.tiles).tolist() if longest else []:
-        rest = target.tiles // first
+    for first in useful_parts(grains[longest[0]], tiles).tolist() if longest else []:
+        rest = tiles // first
         second = int(useful_parts(grains[longest[1]], rest)[-1]) if len(longest) > 1 else 1
         cell = -(-grains[longest[0]] // first) * (-(-grains[longest[1]] // second) if len(longest) > 1 else 1)
         if best is None or (cell, first * second) < best:
@@ -35,8 +34,8 @@ def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, target:
                 parts[longest[1]] = second
     cuts = tuple(cut_axis(n, parts[d], grain if d == grain_dim else 1) for d, n in enumerate(shape))
     grid = [c[0].size for c in cuts]
-    tiles = np.arange(prod(grid), dtype=np.int32).reshape(*grid, 1)
-    return Layout(shape, cuts, tiles, itemsize, grain_dim)
+    held = np.arange(prod(grid), dtype=np.int32).reshape(*grid, 1)
+    return Layout(shape, cuts, held, itemsize, grain_dim)
 
 
 def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate) -> Layout:
@@ -53,26 +52,30 @@ def resting(used: Layout, kind: Hosted, gathered: bool) -> Layout:
 
     An input that several tiles need is written once and fetched from there. A weight is written wherever it is used,
     unless the plan gathers weights and this one takes enough of every tile. Where cells overlap (halos), the one copy
-    of what they share lies in the last of them. The copy of a cell is dealt out to the tiles that share the cell.
+    of what they share lies in the last of them. The copy of a cell is dealt out to the tiles that share the cell. What
+    is cut out of order is spread.
     """
-    held = prod(int(np.maximum(hi - lo, 0).sum()) for lo, hi in used.cuts)
-    one = used
-    if held > prod(used.shape):
-        one = replace(used, cuts=tuple(_without_halos(cut, n) for cut, n in zip(used.cuts, used.shape, strict=True)))
-    if one.replicas > 1:
-        one = dealt_layout(one)
-    if one is used:
+    parts = [_inside(cut, n) for cut, n in zip(used.cuts, used.shape, strict=True)]
+    held = prod(int((hi - lo).sum()) for lo, hi in parts)
+    if held <= prod(used.shape) and used.replicas == 1:
         return used
+    if all((np.diff(lo) >= 0).all() and (np.diff(hi) >= 0).all() for lo, hi in parts):
+        cuts = tuple(_inside(owned(cut), n) for cut, n in zip(used.cuts, used.shape, strict=True))
+        one = replace(used, cuts=cuts) if held > prod(used.shape) else used
+        one = dealt_layout(one) if one.replicas > 1 else one
+    else:
+        tiles = used.used_tiles
+        one = spread_layout(used.shape, used.itemsize, used.grain_dim, tiles.size)
+        one = replace(one, tiles=tiles[one.tiles], by_rows=used.by_rows)
     if kind == "input":
         return one
     return one if gathered and bool(worth_gathering(np.asarray(used.nbytes), one.nbytes)) else used
 
 
-def _without_halos(cut: Cut, size: int) -> Cut:
-    """The cut inside the tensor, every index in one cell."""
-    lo, hi = owned(cut)
-    lo = np.clip(lo, 0, size)
-    return lo.astype(np.int32), np.clip(hi, lo, size).astype(np.int32)
+def _inside(cut: Cut, size: int) -> Cut:
+    """What every cell has of the tensor."""
+    lo = np.clip(cut[0], 0, size).astype(np.int32)
+    return lo, np.clip(cut[1], lo, size).astype(np.int32)
 
 
 def dealt_layout(used: Layout) -> Layout:

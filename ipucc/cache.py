@@ -14,7 +14,7 @@ import json
 import mmap
 import os
 import re
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +35,7 @@ from ipucc.target import Target, load_target
 if TYPE_CHECKING:
     from ipucc.compiler import CompileOptions
 
-__all__ = ["Entry", "PlanStore", "cache_folder", "find_entry", "plan_store"]
+__all__ = ["Entry", "PlanStore", "cache_folder", "find_entry", "plan_store", "unusable"]
 
 _VARIABLE: Final = "IPUCC_CACHE_DIR"
 _LIMIT: Final = "IPUCC_CACHE_BYTES"
@@ -47,7 +47,7 @@ _PLAN_BYTES: Final = 64 << 20
 _STALE_SECONDS: Final = 3600
 """Nothing takes so long to write: a draft of this age was left behind by a process that is no more."""
 _NAME: Final = re.compile(r"[0-9a-f]{64}\.(ipux|json|plan)")
-_DRAFT: Final = re.compile(r"\.?[0-9a-f]{64}\.(ipux|json|plan)\..+")
+_DRAFT: Final = re.compile(r"\.[0-9a-f]{64}\.(ipux|json|plan)\.[0-9a-f]{8}\.tmp")
 
 
 def cache_folder(named: str | Path | None = None) -> Path | None:
@@ -58,6 +58,15 @@ def cache_folder(named: str | Path | None = None) -> Path | None:
     text = str(named) if named is not None else os.environ.get(_VARIABLE, "")
     _program_bytes()
     return Path(text) if text else None
+
+
+def unusable(folder: Path) -> str:
+    """Why nothing can be kept in a folder, the empty text if something can; it is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        return "it is no folder" if folder.exists() else problem.strerror or str(problem)
+    return "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "it cannot be written"
 
 
 @dataclass(frozen=True)
@@ -201,14 +210,13 @@ def _additions() -> list[str]:
 
 def _write(path: Path, content: bytes) -> None:
     """A file that appears with all of its content or not at all."""
-    handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(handle, "wb") as file:
+        with open(draft, "xb") as file:
             file.write(content)
         os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _used(path: Path) -> None:
@@ -226,10 +234,12 @@ def _trim(folder: Path, most: int) -> None:
     try:
         with os.scandir(folder) as found:
             for file in found:
+                if not file.is_file(follow_symlinks=False):
+                    continue
+                said = file.stat()
                 if _NAME.fullmatch(file.name):
-                    said = file.stat()
                     entries.setdefault(file.name[:64], []).append((said.st_mtime, said.st_size, Path(file.path)))
-                elif _DRAFT.fullmatch(file.name) and time.time() - file.stat().st_mtime > _STALE_SECONDS:
+                elif _DRAFT.fullmatch(file.name) and time.time() - said.st_mtime > _STALE_SECONDS:
                     os.unlink(file.path)
         total = sum(size for files in entries.values() for _, size, _ in files)
         for files in sorted(entries.values(), key=lambda files: max(when for when, _, _ in files)):

@@ -99,6 +99,7 @@ IDS: dict[str, str] = {
     "IPU0613": "options of a run exclude each other",
     "IPU0614": "a value given for an option is wrong",
     "IPU0615": "no op comes from the node that an option names",
+    "IPU0616": "warning: the folder of the cache cannot be used",
     # 07xx: machine files
     "IPU0701": "unknown target",
     "IPU0702": "a machine file cannot be read",

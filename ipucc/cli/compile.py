@@ -11,11 +11,10 @@ from ipucc.cli.options import dim_option, input_shape_option, json_option, load_
 from ipucc.cli.output import pairs, writable, write_text
 from ipucc.cli.progress import watched
 from ipucc.cli.verb import INTERRUPTED, Verb, report, show, show_json
-from ipucc.diagnostics import JsonValue, error
+from ipucc.diagnostics import Diagnostic, JsonValue, error
 
 if TYPE_CHECKING:
     from ipucc.compiler import Compiled, CompileOptions
-    from ipucc.diagnostics import Diagnostic
     from ipucc.passes.plan.explain import Explanation
     from ipucc.program.model import Program
 
@@ -91,11 +90,13 @@ def compile_command(
         raise click.UsageError("name the program file: -o FILE.ipux")
     if emit == "graph" and explain:
         raise error("IPU0308", "--emit graph ends before placement, so --explain cannot be used with it")
-    if output is None and emit is not None and as_json:
+    if output in (None, "-") and emit is not None and as_json:
         raise error("IPU0308", "--emit and --json cannot both have standard output", help=["give --emit a file: -o"])
+    if output == "-" and emit is not None:
+        output = None
     if output is not None:
-        writable(output)
-    from ipucc.cache import cache_folder, find_entry
+        writable(output, model, target, *load)
+    from ipucc.cache import cache_folder, find_entry, unusable
     from ipucc.compiler import CompileOptions, compile_model
     from ipucc.optimise import optimise_model
     from ipucc.pass_manager import DumpFolder
@@ -115,6 +116,8 @@ def compile_command(
         recompute=recompute,
     )
     folder = cache_folder(cache)
+    if folder is not None and (reason := unusable(folder)):
+        report((Diagnostic("IPU0616", "warning", f"nothing is kept in {folder}: {reason}"),))
     dump = DumpFolder(dump_ir) if dump_ir is not None else None
 
     if emit == "graph" and not as_json:
@@ -207,7 +210,7 @@ def _figures(program: "Program") -> dict[str, Any]:
 
 
 def _summary(
-    model: str, output: str | None, options: "CompileOptions", program: "Program", remarks: "Sequence[Diagnostic]",
+    model: str, output: str | None, options: "CompileOptions", program: "Program", remarks: Sequence[Diagnostic],
     seconds: float,
 ) -> str:  # fmt: skip
     said = _figures(program)

@@ -31,9 +31,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise _unwritable(target, failure.strerror or str(failure)) from failure
 
 
-def writable(path: str | Path) -> None:
-    """Refuse a result file that cannot be written, before the work is done. Raises CompileError IPU0508."""
+def writable(path: str | Path, *sources: str | Path | None) -> None:
+    """Refuse a result file that cannot be written, or that is one of the files it is made from, before the work is
+    done. Raises CompileError IPU0508."""
     target = Path(path)
+    if not str(path):
+        raise error("IPU0508", "no file is named for the result")
+    if str(path) == "-":
+        raise _unwritable(target, "results go to files", "./- is a file of this name")
+    for source in sources:
+        if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
+            raise _unwritable(target, f"the result is made from {source}")
     if target.is_dir():
         raise _unwritable(target, "it is a folder")
     if not target.parent.is_dir():
@@ -89,5 +97,5 @@ def _number(text: str) -> bool:
     return text.replace(",", "").replace(".", "").replace("%", "").replace(" ", "").lstrip("+-").isdigit() or text == ""
 
 
-def _unwritable(path: Path, reason: str) -> CompileError:
-    return error("IPU0508", f"cannot write {path}: {reason}")
+def _unwritable(path: Path, reason: str, *help: str) -> CompileError:
+    return error("IPU0508", f"cannot write {path}: {reason}", help=help)

@@ -47,7 +47,8 @@ def run_command(
     if clash:
         raise error("IPU0613", f"--timing-only computes no numbers, so {' and '.join(clash)} cannot be used with it")
     if output is not None:
-        writable(output)
+        values = [text.partition("=@")[2] or None for text in inputs]
+        writable(output, program, file, reference, *values)
     from ipucc.api import load
     from ipucc.cli.inputs import read_inputs
 

@@ -88,7 +88,8 @@ def read_archive(path: Path, limits: Mapping[str, int], marker: str) -> dict[str
         reason = getattr(problem, "strerror", None) or str(problem)
         raise error("IPU0501", f"the program cannot be opened: {reason}", where=where) from problem
     if content[:4].tobytes() != b"PK\x03\x04":
-        raise error("IPU0502", "the file is no ipucc program (no zip file)", where=where)
+        help = [f"a model is compiled first: ipucc compile {where} -o FILE.ipux"] if path.suffix == ".onnx" else []
+        raise error("IPU0502", "the file is no ipucc program (no zip file)", where=where, help=help)
     return _Reader(content, where, limits).entries(marker)
 
 

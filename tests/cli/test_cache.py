@@ -82,11 +82,46 @@ def test_weights_beside_the_model_count(tmp_path: Path) -> None:
     assert passes > 0
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", ["", "below"])
+def test_a_folder_that_cannot_be_used_is_a_warning(inside: str, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
-    _, passes = compiled(tmp_path, "first")
-    assert passes > 0
+    args = ["compile", str(DIGITS), "-o", str(tmp_path / "x.ipux"), "--effort", "fast"]
+    done = CliRunner().invoke(cli, [*args, "--cache", str(tmp_path / "cache" / inside)])
+    assert done.exit_code == 0
+    assert (tmp_path / "x.ipux").exists()
+    assert "warning[IPU0616]" in done.stderr
+    assert "error" not in done.stderr
     assert (tmp_path / "cache").read_text() == "a file, not a folder"
+
+
+def test_a_folder_full_of_other_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = compiled(tmp_path, "plain")
+    names = [path.name for path in (tmp_path / "cache").rglob("*.*")]
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache" / "plans").mkdir(parents=True)
+    for i, name in enumerate(names):
+        path = tmp_path / "cache" / ("plans" if name.endswith("plan") else "") / name
+        # Folders, links to nowhere and noise under the very names of the entries.
+        (path.mkdir, lambda p=path: p.symlink_to("nowhere"), lambda p=path: p.write_bytes(os.urandom(99)))[i % 3]()
+    stray = tmp_path / "cache" / ("f" * 64 + ".json")
+    stray.symlink_to("nowhere")
+    monkeypatch.setenv("IPUCC_CACHE_BYTES", "10")
+    for name in ("first", "second"):
+        found, passes = compiled(tmp_path, name)
+        assert found == plain
+        assert passes > 0
+    left = [p for p in (tmp_path / "cache").iterdir() if p.suffix == ".ipux" and p.is_file() and not p.is_symlink()]
+    assert left == []
+
+
+def test_entries_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        compiled(tmp_path, "first")
+    finally:
+        os.umask(old)
+    files = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    assert {p.stat().st_mode & 0o777 for p in files} == {0o644}
 
 
 def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -341,3 +341,40 @@ def test_errors_are_documents_too(ipucc, mlp, tmp_path, document):
     (problem,) = found["diagnostics"]
     assert problem["id"] == "IPU0109"
     assert problem["message"]
+
+
+# Results
+
+
+def test_a_result_never_takes_the_place_of_what_it_is_made_from(ipucc, mlp, program, tmp_path):
+    model, compiled, values = tmp_path / "m.onnx", tmp_path / "p.ipux", tmp_path / "x.npz"
+    model.write_bytes(Path(mlp).read_bytes())
+    compiled.write_bytes(Path(program).read_bytes())
+    np.savez(values, x=np.zeros((4, 32), np.float32))
+    alias = tmp_path / "alias"
+    alias.symlink_to(model)
+    before = {p: p.read_bytes() for p in (model, compiled, values)}
+    for output in (model, alias, f"{tmp_path}/./m.onnx"):
+        assert "m.onnx" in refused(ipucc("compile", model, "-o", output, "--dim", "n=4"), 1, "IPU0508")
+        refused(ipucc("compile", model, "-o", output, "--dim", "n=4", "--emit", "placement"), 1, "IPU0508")
+    for output in (compiled, values, model):
+        refused(
+            ipucc("run", compiled, "--inputs", values, "--check", model, "--output", output), 1, "IPU0508"
+        )  # fmt: skip
+    refused(ipucc("run", compiled, "--input", f"x=@{values}", "--output", values), 1, "IPU0508")
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_dash_is_standard_output_for_text_and_no_file(ipucc, mlp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = ipucc("compile", mlp, "--dim", "n=4", "--emit", "placement")
+    assert ipucc("compile", mlp, "--dim", "n=4", "--emit", "placement", "-o", "-").stdout == text.stdout
+    assert "./-" in refused(ipucc("compile", mlp, "--dim", "n=4", "-o", "-"), 1, "IPU0508")
+    refused(ipucc("opt", mlp, "--dim", "n=4", "--passes", "clean-up", "-o", "-"), 1, "IPU0508")
+    assert "no file" in refused(ipucc("compile", mlp, "--dim", "n=4", "-o", ""), 1, "IPU0508")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_where_a_program_is_wanted_says_how_to_make_one(ipucc, mlp):
+    assert f"ipucc compile {mlp}" in refused(ipucc("run", mlp), 1, "IPU0502")
+    assert f"ipucc compile {mlp}" in refused(ipucc("diff", mlp, mlp), 1, "IPU0502")

@@ -159,7 +159,7 @@ def test_what_was_not_used_for_longest_goes(
         os.utime(path, (1, 1))
     stray = tmp_path / "plans" / "notes.txt"
     stray.write_text("x" * 100_000)
-    draft = tmp_path / "plans" / ("0" * 64 + ".plan.abc")
+    draft = tmp_path / "plans" / ("." + "0" * 64 + ".plan.01234567.tmp")
     draft.write_text("half")
     os.utime(draft, (1, 1))
     problem("mlp", tmp_path)

@@ -5,6 +5,7 @@ Bytes do not depend on the local orders of the layouts, fragments do: costs are 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,8 @@ __all__ = ["EdgeCost", "EdgeCosts", "Overlaps"]
 Counts = NDArray[np.int64]
 Small = NDArray[np.int32]
 
+_FLATS: Final = 4096
+"""Layouts whose flat arrays are kept: up to some 50 KB each."""
 _CODE_WEIGHT: Final = 1 / 32
 """Cycles that a byte of exchange code counts for where a local order is chosen; it breaks ties, no more."""
 
@@ -99,9 +102,11 @@ def _met(lo: Counts, hi: Counts, begin: Counts, end: Counts) -> Counts:
 class _Flat:
     """A layout as flat arrays: the tile of every (cell, replica), the tile of every cell's first replica, and the
     cell of every (slot, tile), -1 where there is none. `orders` has what lies next to each other in memory, by grains
-    and by rows (see `_outwards`), `full` whether all cells fill a dimension alike."""
+    and by rows (see `_outwards`), `full` whether all cells fill a dimension alike. Layouts of equal `content` hold the
+    same on every tile, in whichever local order."""
 
     layout: Layout
+    content: bytes
     to: Small
     at: Small
     home: Small
@@ -116,11 +121,12 @@ class _Flat:
         key = dims, replicas
         if key not in self._coords:
             grid = self.layout.grid
-            lin = np.zeros((1,) * len(grid), np.int32)
+            made = np.zeros((*grid, replicas), np.int32)
             for d in dims:
-                step = np.arange(grid[d], dtype=np.int32)
-                lin = lin * np.int32(grid[d]) + step.reshape([-1 if i == d else 1 for i in range(len(grid))])
-            self._coords[key] = np.repeat(np.broadcast_to(lin, grid).reshape(-1), replicas)
+                if grid[d] > 1:
+                    made *= np.int32(grid[d])
+                    made += np.arange(grid[d], dtype=np.int32).reshape(-1, *[1] * (len(grid) - d))
+            self._coords[key] = made.reshape(-1)
         return self._coords[key]
 
 
@@ -155,7 +161,7 @@ class Overlaps:
     """Edge costs between layouts. What two cuts of one group have in common is counted once and kept."""
 
     target: Target
-    _flats: dict[int, _Flat] = field(default_factory=dict)
+    _flats: dict[bytes, _Flat] = field(default_factory=dict)
     _cuts: dict[tuple[bytes, int], int] = field(default_factory=dict)
     _edges: _Pool = field(default_factory=_Pool)
     _pairs: dict[tuple[object, ...], int] = field(default_factory=dict)
@@ -171,7 +177,9 @@ class Overlaps:
         """`cost` of every source with every destination, in every pair of local orders, whichever they have."""
         from ipucc.passes.plan.overlap_kernel import edge_loads  # numba: imported only where plans are made
 
-        a, b = [self._flat(x) for x in sources], [self._flat(x) for x in destinations]
+        every = [self._flat(x) for x in sources], [self._flat(x) for x in destinations]
+        # Plans that differ elsewhere often lay an operand alike.
+        a, b = (list({x.content: x for x in flats}.values()) for flats in every)
         if not a or not b:
             none = np.zeros((len(a), len(b), 2, 2), np.int64)
             return EdgeCosts(none, none, none, none)
@@ -187,15 +195,16 @@ class Overlaps:
                 for q, column in enumerate(columns):
                     key = row, column
                     if key not in known:
-                        known[key] = self._pair(sources[p], destinations[q], group, plain, key)
+                        known[key] = self._pair(a[p].layout, b[q].layout, group, plain, key)
                     pair[p, q, g] = known[key]
             if plain is not None:
                 n = view.src[plain[0]]
                 cut_src[:, g] = [self._interval(x.layout, plain[0], n, True) for x in a]
                 cut_dst[:, g] = [self._interval(x.layout, plain[1], n, False) for x in b]
+        counted = _Counted(view)
         for p, x in enumerate(a):
             for q, y in enumerate(b):
-                variant[p, q] = _variants(x, y, view)
+                variant[p, q] = counted.variants(x, y)
         loads = edge_loads(
             *_joined([x.to for x in b]), _coordinates([[y.coords(g.dst, y.layout.replicas) for g in view.groups]
                                                        for y in b]),
@@ -203,7 +212,16 @@ class Overlaps:
             *_joined([x.home for x in a]), pair, variant, cut_src, cut_dst, self._edges.array(), self._pool.array(),
             destinations[0].grain, self.target.tiles,
         )  # fmt: skip
-        return self._priced(loads, a, b, view.is_identity)
+        costs = self._priced(loads, a, b, view.is_identity)
+        if len(a) == len(every[0]) and len(b) == len(every[1]):
+            return costs
+        at = np.ix_(
+            *(
+                [[x.content for x in few].index(x.content) for x in all_]
+                for few, all_ in zip((a, b), every, strict=True)
+            )
+        )
+        return EdgeCosts(costs.exchange[at], costs.copy[at], costs.sync[at], costs.code[at])
 
     def _priced(self, loads: NDArray[np.float64], a: list[_Flat], b: list[_Flat], identity: bool) -> EdgeCosts:
         target, item = self.target, b[0].layout.itemsize
@@ -220,7 +238,7 @@ class Overlaps:
         cycles = np.maximum(np.ceil(port * target.exchange_factor), np.ceil(into * pieces) * target.fragment_cycles)
         copy = np.broadcast_to(np.ceil(near * item / target.copy_bytes_per_cycle), cycles.shape).astype(np.int64)
         if identity:
-            alike = np.array([[x.layout.holds_like(y.layout) for y in b] for x in a])[..., None, None]
+            alike = np.array([[x.content == y.content for y in b] for x in a])[..., None, None]
             copy = np.where(alike & (which < 2), 0, copy)
         moves = most > 0
         return EdgeCosts(
@@ -231,7 +249,17 @@ class Overlaps:
         )
 
     def _flat(self, layout: Layout) -> _Flat:
-        flat = self._flats.get(id(layout))
+        cuts = tuple(
+            self._cuts.setdefault((lo.tobytes() + hi.tobytes(), n), len(self._cuts))
+            for (lo, hi), n in zip(layout.cuts, layout.shape, strict=True)
+        )
+        head = repr((layout.shape, layout.itemsize, layout.grain_dim, cuts, layout.tiles.shape))
+        digest = blake2b(head.encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(layout.tiles))
+        if layout.slots is not None and layout.slots.any():
+            digest.update(np.ascontiguousarray(layout.slots))
+        content = digest.digest()
+        flat = self._flats.get(content)
         if flat is None:
             to = np.ascontiguousarray(layout.tiles.reshape(-1), np.int32)
             at = np.ascontiguousarray(layout.tiles[..., 0].reshape(-1), np.int32)
@@ -239,15 +267,12 @@ class Overlaps:
             slots = np.zeros(at.size, np.int64) if layout.slots is None else layout.slots.reshape(-1)
             for r in range(layout.replicas):
                 home[slots, layout.tiles[..., r].reshape(-1)] = np.arange(at.size, dtype=np.int32)
-            cuts = tuple(
-                self._cuts.setdefault((lo.tobytes() + hi.tobytes(), n), len(self._cuts))
-                for (lo, hi), n in zip(layout.cuts, layout.shape, strict=True)
-            )
             orders = _outwards(layout, False), _outwards(layout, True)
             full = tuple(_full(layout, d) for d in range(len(layout.shape)))
-            # The entry keeps the layout, so that its id stays its own.
-            flat = _Flat(layout, to, at, home.reshape(-1), _pairs(layout), cuts, orders, full)
-            self._flats[id(layout)] = flat
+            flat = _Flat(layout, content, to, at, home.reshape(-1), _pairs(layout), cuts, orders, full)
+            if len(self._flats) == _FLATS:
+                del self._flats[next(iter(self._flats))]
+            self._flats[content] = flat
         return flat
 
     def _interval(self, layout: Layout, dim: int, size: int, source: bool) -> int:
@@ -332,33 +357,44 @@ def _coordinates(parts: list[list[Small]]) -> Small:
     return np.concatenate(flat) if flat else np.zeros(0, np.int32)
 
 
-def _variants(a: _Flat, b: _Flat, view: View) -> list[list[int]]:
-    """Per group how runs are counted: 0 every element apart, 1 neighbours join, 2 the elements of a grain join; for
-    both by grains, both by rows, and one each.
+class _Counted:
+    """How runs are counted in a view, for any pair of layouts."""
 
-    Elements of a grain are neighbours in both. What lies next to them in both layouts always touches, what lies
-    further out only where everything inside fills every cell of both alike.
-    """
-    src, dst = a.layout, b.layout
-    number = {d: i for i, g in enumerate(view.groups) for d in g.dst}
-    apart = [0] * len(view.groups)
-    i = number.get(dst.grain_dim, -1)
-    if i < 0 or src.grain_dim not in view.groups[i].src:
-        return [apart] * 3
-    apart[i] = 2
-    counts = []
-    for src_order, dst_order in ((a.orders[0], b.orders[0]), (a.orders[1], b.orders[1]), (a.orders[0], b.orders[1])):
-        found = list(apart)
-        for x, y in zip(src_order, dst_order, strict=False):
-            s, d = src.grain_dim if x == _GRAINS else x, dst.grain_dim if y == _GRAINS else y
-            i = number.get(d, -1)
-            if (x == _GRAINS) != (y == _GRAINS) or i < 0 or s not in view.groups[i].src:
-                break
-            found[i] = 1
-            if _plain(view.groups[i], view) is None or a.cuts[s] != b.cuts[d] or not (a.full[s] and b.full[d]):
-                break
-        counts.append(found)
-    return counts
+    def __init__(self, view: View) -> None:
+        self._number = {d: i for i, g in enumerate(view.groups) for d in g.dst}
+        self._src = [frozenset(g.src) for g in view.groups]
+        self._plain = [_plain(g, view) is not None for g in view.groups]
+
+    def variants(self, a: _Flat, b: _Flat) -> list[list[int]]:
+        """Per group how runs are counted: 0 every element apart, 1 neighbours join, 2 the elements of a grain join; for
+        both by grains, both by rows, and one each.
+
+        Elements of a grain are neighbours in both. What lies next to them in both layouts always touches, what lies
+        further out only where everything inside fills every cell of both alike.
+        """
+        src, dst = a.layout, b.layout
+        apart = [0] * len(self._src)
+        i = self._number.get(dst.grain_dim, -1)
+        if i < 0 or src.grain_dim not in self._src[i]:
+            return [apart] * 3
+        apart[i] = 2
+        counts = []
+        for src_order, dst_order in (
+            (a.orders[0], b.orders[0]),
+            (a.orders[1], b.orders[1]),
+            (a.orders[0], b.orders[1]),
+        ):
+            found = list(apart)
+            for x, y in zip(src_order, dst_order, strict=False):
+                s, d = src.grain_dim if x == _GRAINS else x, dst.grain_dim if y == _GRAINS else y
+                i = self._number.get(d, -1)
+                if (x == _GRAINS) != (y == _GRAINS) or i < 0 or s not in self._src[i]:
+                    break
+                found[i] = 1
+                if not self._plain[i] or a.cuts[s] != b.cuts[d] or not (a.full[s] and b.full[d]):
+                    break
+            counts.append(found)
+        return counts
 
 
 _GRAINS: Final = -1

@@ -24,6 +24,24 @@ def _found(keys: Ints, begin: int, end: int, key: int) -> int:
     return lo if lo < end and keys[lo] == key else -1
 
 
+@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[misc, unused-ignore]
+def _runs(elements: int, way: int, grain: int, shift: int) -> int:
+    """Runs of so many neighbours: apart, in any length, in grains."""
+    return elements if way == 0 else (1 if way == 1 else (elements + grain - 1) >> shift)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _same(variant: Ints, p: int, q: int, first: Ints, kinds: int, order: int) -> int:
+    """Which of the first orders of every kind counts runs as this one does; `kinds` where none does."""
+    for k in range(kinds):
+        alike = True
+        for g in range(variant.shape[3]):
+            alike &= variant[p, q, first[k], g] == variant[p, q, order, g]
+        if alike:
+            return k
+    return kinds
+
+
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def edge_loads(
     to: Small, to_at: Ints, dst: Small, at: Small, at_at: Ints, src: Small, home: Small, home_at: Ints, pair: Ints,
@@ -41,120 +59,133 @@ def edge_loads(
     producers, consumers, groups = pair.shape
     orders = variant.shape[2]
     out = np.zeros((producers, consumers, 4 + 2 * orders))
-    longest = 1
-    for q in range(consumers):
-        longest = max(longest, to_at[q + 1] - to_at[q])
-    want, want_runs = np.empty(longest), np.empty((orders, longest))
-    here, here_runs = np.empty(longest), np.empty((orders, longest))
-    held, held_runs = np.empty(longest), np.empty((orders, longest))
-    received, local, runs = np.empty(tiles), np.empty(tiles), np.empty((orders, tiles))
-    sent, code = np.empty(tiles), np.empty((orders, tiles))
+    received, local, sent = np.empty(tiles), np.empty(tiles), np.empty(tiles)
+    runs, code = np.empty((orders, tiles)), np.empty((orders, tiles))
+    want_all, want_runs, give_runs, held_runs = 1.0, np.empty(orders), np.empty(orders), np.empty(orders)
+    factors, apart = np.empty(orders), np.empty(orders)
+    # Of the groups along which neither layout is cut factors are left; of the others this is where their numbers are.
+    kind, first = np.empty(groups, np.int64), np.empty(orders, np.int64)
+    needs, gives = np.empty(groups, np.int64), np.empty(groups, np.int64)
+    dsts, srcs, held_at = np.empty(groups, np.int64), np.empty(groups, np.int64), np.empty(groups, np.int64)
+    dst_lo, dst_hi = np.empty(groups, np.int64), np.empty(groups, np.int64)
+    src_lo, src_hi = np.empty(groups, np.int64), np.empty(groups, np.int64)
+    ways, steps = np.empty((orders, groups), np.int64), np.empty((orders, groups), np.int64)
+    shift = 0
+    while 1 << shift < grain:
+        shift += 1
     for p in range(producers):
         cells = at_at[p + 1] - at_at[p]
         slots = (home_at[p + 1] - home_at[p]) // tiles
         for q in range(consumers):
             n = to_at[q + 1] - to_at[q]
             where = to[to_at[q] : to_at[q + 1]]
-            want[:n], want_runs[:, :n], held[:n], held_runs[:, :n] = 1.0, 1.0, 0.0, 0.0
+            # Orders that count runs alike are counted once.
+            kinds = 0
+            for o in range(orders):
+                if _same(variant, p, q, first, kinds, o) == kinds:
+                    first[kinds] = o
+                    kinds += 1
+            want_all, held_all, give_all = 1.0, 1.0, 1.0
+            want_runs[:], held_runs[:], give_runs[:] = 1.0, 1.0, 1.0
+            active = 0
             for g in range(groups):
                 base = pair[p, q, g]
-                both = pool[base + 1] + pool[base + 2]
-                needed = pool[base + 5 :]
-                at_g = to_at[q] * groups + g * n
-                coord = dst[at_g : at_g + n]
-                for i in range(n):
-                    want[i] *= needed[coord[i]]
-                for o in range(orders):
-                    needed_runs = pool[base + 5 + (1 + variant[p, q, o, g]) * both :]
-                    for i in range(n):
-                        want_runs[o, i] *= needed_runs[coord[i]]
-            for slot in range(slots):
-                lives = home[home_at[p] + slot * tiles : home_at[p] + (slot + 1) * tiles]
-                for i in range(n):
-                    here[i] = 1.0 if lives[where[i]] >= 0 else 0.0
-                for o in range(orders):
-                    here_runs[o, :n] = here[:n]
-                for g in range(groups):
-                    base, vs = pair[p, q, g], variant[p, q, :, g]
-                    at_g = to_at[q] * groups + g * n
-                    coord = dst[at_g : at_g + n]
-                    at_g = at_at[p] * groups + g * cells
-                    origin = src[at_g : at_g + cells]
-                    if pool[base] == 0:
-                        ds, ss = cut_dst[q, g], cut_src[p, g]
-                        cd, cs = edges[ds], edges[ss]
-                        dlo, dhi = edges[ds + 1 : ds + 1 + cd], edges[ds + 1 + cd : ds + 1 + 2 * cd]
-                        slo, shi = edges[ss + 1 : ss + 1 + cs], edges[ss + 1 + cs : ss + 1 + 2 * cs]
-                        if cd == 1 and cs == 1:
-                            m = min(dhi[0], shi[0]) - max(dlo[0], slo[0])
-                            for i in range(n):
-                                here[i] *= max(m, 0)
-                            for o in range(orders):
-                                r = m if vs[o] == 0 else (1 if vs[o] == 1 else -(-m // grain))
-                                for i in range(n):
-                                    here_runs[o, i] *= max(r, 0)
-                            continue
-                        for i in range(n):
-                            if here[i] > 0.0:
-                                d, s = coord[i], origin[lives[where[i]]]
-                                m = min(dhi[d], shi[s]) - max(dlo[d], slo[s])
-                                if m <= 0:
-                                    here[i] = 0.0
-                                else:
-                                    here[i] *= m
-                                    for o in range(orders):
-                                        v = vs[o]
-                                        here_runs[o, i] *= m if v == 0 else (1 if v == 1 else -(-m // grain))
+                rows, columns, begin, count = pool[base + 1], pool[base + 2], pool[base + 3], pool[base + 4]
+                both = rows + columns
+                ds, ss = cut_dst[q, g], cut_src[p, g]
+                if rows > 1 or columns > 1:
+                    kind[active] = columns if pool[base] else 0
+                    needs[active], gives[active] = base + 5, base + 5 + rows
+                    dsts[active], srcs[active] = to_at[q] * groups + g * n, at_at[p] * groups + g * cells
+                    if pool[base]:
+                        dst_lo[active], dst_hi[active] = begin, begin + count
                     else:
-                        begin, count, width = pool[base + 3], pool[base + 4], pool[base + 2]
-                        for i in range(n):
-                            if here[i] > 0.0:
-                                k = _found(pool, begin, begin + count, coord[i] * width + origin[lives[where[i]]])
-                                if k < 0:
-                                    here[i] = 0.0
-                                else:
-                                    here[i] *= pool[k + count]
-                                    for o in range(orders):
-                                        here_runs[o, i] *= pool[k + count * (vs[o] + 1)]
-                for i in range(n):
-                    if here[i] > 0.0:
-                        held[i] += here[i]
-                        for o in range(orders):
-                            held_runs[o, i] += here_runs[o, i]
-            received[:], local[:], runs[:], sent[:], code[:] = 0.0, 0.0, 0.0, 0.0, 0.0
+                        dst_lo[active], dst_hi[active] = ds + 1, ds + 1 + edges[ds]
+                        src_lo[active], src_hi[active] = ss + 1, ss + 1 + edges[ss]
+                    for k in range(kinds):
+                        ways[k, active] = variant[p, q, first[k], g]
+                        steps[k, active] = (1 + variant[p, q, first[k], g]) * both
+                    active += 1
+                    continue
+                m = 0
+                if pool[base] and count:
+                    m = pool[begin + count]
+                elif not pool[base]:
+                    m = min(edges[ds + 2], edges[ss + 2]) - max(edges[ds + 1], edges[ss + 1])
+                want_all, held_all, give_all = (
+                    want_all * pool[base + 5],
+                    held_all * max(m, 0),
+                    give_all * pool[base + 6],
+                )
+                for k in range(kinds):
+                    v = variant[p, q, first[k], g]
+                    want_runs[k] *= pool[base + 5 + (1 + v) * both]
+                    give_runs[k] *= pool[base + 6 + (1 + v) * both]
+                    if m > 0:
+                        held_runs[k] *= pool[begin + count * (v + 1)] if pool[base] else _runs(m, v, grain, shift)
+            sent[:], code[:kinds] = 0.0, 0.0
+            for i in range(cells):
+                given = give_all
+                for j in range(active):
+                    given *= pool[gives[j] + src[srcs[j] + i]]
+                sent[at[at_at[p] + i]] += given
+            for k in range(kinds):
+                for i in range(cells):
+                    given = give_runs[k]
+                    for j in range(active):
+                        given *= pool[gives[j] + steps[k, j] + src[srcs[j] + i]]
+                    code[k, at[at_at[p] + i]] += given
+            received[:], local[:], runs[:kinds] = 0.0, 0.0, 0.0
             for i in range(n):
                 t = where[i]
-                if want[i] > held[i]:
-                    received[t] += want[i] - held[i]
-                    for o in range(orders):
-                        runs[o, t] += max(want_runs[o, i] - held_runs[o, i], 1.0)
-                local[t] += held[i]
-            for i in range(cells):
-                t = at[at_at[p] + i]
-                given = 1.0
-                for g in range(groups):
-                    base = pair[p, q, g]
-                    given *= pool[base + 5 + pool[base + 1] + src[at_at[p] * groups + g * cells + i]]
-                sent[t] += given
-                for o in range(orders):
-                    given_runs = 1.0
-                    for g in range(groups):
-                        base = pair[p, q, g]
-                        both = pool[base + 1] + pool[base + 2]
-                        s = src[at_at[p] * groups + g * cells + i]
-                        given_runs *= pool[base + 5 + (1 + variant[p, q, o, g]) * both + pool[base + 1] + s]
-                    code[o, t] += given_runs
-            most, total, near, most_sent = 0.0, 0.0, 0.0, 0.0
-            for t in range(tiles):
-                most = max(most, received[t])
-                total += received[t]
-                near = max(near, local[t])
-                most_sent = max(most_sent, sent[t])
-            out[p, q, :4] = (most, total, near, most_sent)
+                want, held = want_all, 0.0
+                for j in range(active):
+                    want *= pool[needs[j] + dst[dsts[j] + i]]
+                apart[:kinds] = 0.0
+                for slot in range(slots if held_all > 0.0 else 0):
+                    lives = home[home_at[p] + slot * tiles + t]
+                    here = held_all if lives >= 0 else 0.0
+                    for j in range(active):
+                        if here == 0.0:
+                            break
+                        d, s = dst[dsts[j] + i], src[srcs[j] + lives]
+                        if kind[j] == 0:
+                            m = min(edges[dst_hi[j] + d], edges[src_hi[j] + s]) - max(
+                                edges[dst_lo[j] + d], edges[src_lo[j] + s]
+                            )
+                            found = max(m, 0)
+                        else:
+                            found = _found(pool, dst_lo[j], dst_hi[j], d * kind[j] + s)
+                            m = 0 if found < 0 else pool[found + dst_hi[j] - dst_lo[j]]
+                        here *= max(m, 0)
+                        held_at[j] = found
+                    if here == 0.0:
+                        continue
+                    held += here
+                    for k in range(kinds):
+                        pieces = held_runs[k]
+                        for j in range(active):
+                            if kind[j] == 0:
+                                pieces *= _runs(held_at[j], ways[k, j], grain, shift)
+                            else:
+                                pieces *= pool[held_at[j] + (dst_hi[j] - dst_lo[j]) * (ways[k, j] + 1)]
+                        apart[k] += pieces
+                local[t] += held
+                if want > held:
+                    received[t] += want - held
+                    for k in range(kinds):
+                        pieces = want_runs[k]
+                        for j in range(active):
+                            pieces *= pool[needs[j] + steps[k, j] + dst[dsts[j] + i]]
+                        runs[k, t] += max(pieces - apart[k], 1.0)
+            out[p, q, 0], out[p, q, 1] = received.max(), received.sum()
+            out[p, q, 2], out[p, q, 3] = local.max(), sent.max()
             for o in range(orders):
-                most_runs, most_code = 0.0, 0.0
-                for t in range(tiles):
-                    most_runs = max(most_runs, runs[o, t])
-                    most_code = max(most_code, runs[o, t] + code[o, t])
-                out[p, q, 4 + 2 * o], out[p, q, 5 + 2 * o] = most_runs, most_code
+                k = _same(variant, p, q, first, kinds, o)
+                if first[k] == o:
+                    factors[k] = apart[k] = 0.0
+                    for t in range(tiles):
+                        factors[k] = max(factors[k], runs[k, t])
+                        apart[k] = max(apart[k], runs[k, t] + code[k, t])
+                out[p, q, 4 + 2 * o], out[p, q, 5 + 2 * o] = factors[k], apart[k]
     return out

@@ -14,6 +14,7 @@ from ipucc.codelets.base import Codelet
 from ipucc.dtypes import itemsize
 from ipucc.ops.graph import TileGraph, live_results
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
+from ipucc.passes.plan.effort import plans_of_each
 from ipucc.passes.plan.enumerate import Hosted, enumerate_plans
 from ipucc.passes.plan.grid import Plan, following, operand_layout, packing
 from ipucc.passes.plan.known import Known, Planned
@@ -83,6 +84,7 @@ class _Maker:
         self.settle_homes()
         planned: list[Planned] = []
         self.alike.update(self._signature(i, op) for i, op in enumerate(self.graph.ops))
+        self.keep = plans_of_each(self.keep, len(self.alike))
         for i, op in enumerate(self.graph.ops):
             follow = self._followed(op)
             text = self._signature(i, op)

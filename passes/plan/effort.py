@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isqrt
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["BUDGETS", "Budget", "Effort", "Listen", "Progress", "Stop", "never"]
+__all__ = ["BUDGETS", "Budget", "Effort", "Listen", "Progress", "Stop", "never", "plans_of_each"]
 
 Effort = Literal["fast", "default", "max"]
 
@@ -13,9 +14,9 @@ Effort = Literal["fast", "default", "max"]
 class Budget:
     """The limits of one effort. All of them are counts or CP-SAT's deterministic time, never seconds.
 
-    `plans` are the candidates kept per op, `rounds` those of the Lagrangian bound, `passes` those of the window
-    search with `window_time` per window; `first_time` is that of one worker on the whole problem, `shared_time` that
-    of eight strategies in turn. What improves a choice ends where the gap is no more than `enough`.
+    `plans` are the candidates kept per op (see `plans_of_each`), `rounds` those of the Lagrangian bound, `passes` those
+    of the window search with `window_time` per window; `first_time` is that of one worker on the whole problem,
+    `shared_time` that of eight strategies in turn. What improves a choice ends where the gap is no more than `enough`.
     """
 
     enough: float
@@ -32,6 +33,18 @@ BUDGETS: Final[dict[Effort, Budget]] = {
     "default": Budget(enough=0.015, plans=16, rounds=60, passes=1, window_time=0.1, first_time=0.5, shared_time=0.5),
     "max": Budget(enough=0.0, plans=32, rounds=200, passes=6, window_time=1.0, first_time=5.0, shared_time=5.0),
 }
+
+
+_CROWD: Final = 256
+
+
+def plans_of_each(plans: int, distinct: int) -> int:
+    """How many plans are kept of an op where so many ops differ.
+
+    The costs of an edge are those of all pairs of plans. Beyond 256 distinct ops each has fewer, so that there are no
+    more pairs than with that many: what there is to choose from grows with the square root of the ops.
+    """
+    return plans if distinct <= _CROWD else max(1, isqrt(plans * plans * _CROWD // distinct))
 
 
 @dataclass(frozen=True)

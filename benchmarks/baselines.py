@@ -7,7 +7,7 @@ import numpy as np
 from ipucc.dtypes import itemsize
 from ipucc.passes.plan.grid import operand_layout
 from ipucc.passes.plan.numbers import Choice, Numbers
-from ipucc.passes.plan.overlap import Overlaps
+from ipucc.passes.plan.overlap import EdgeCost, Overlaps
 from ipucc.passes.plan.problem import Problem
 from ipucc.passes.plan.resting import spread_layout
 from ipucc.tiles.layout import Layout
@@ -35,8 +35,11 @@ def linear(problem: Problem) -> tuple[Numbers, Choice]:
     def resting(tensor: int) -> Layout:
         if tensor not in spread:
             t = graph.tensors[tensor]
-            spread[tensor] = spread_layout(t.shape, itemsize(t.dtype), t.grain_dim, target)
+            spread[tensor] = spread_layout(t.shape, itemsize(t.dtype), t.grain_dim, target.tiles)
         return spread[tensor]
+
+    def moved(src: Layout, dst: Layout, view: View) -> EdgeCost:
+        return overlaps.costs([src], [dst], view).best().of(0, 0)
 
     first = {v: o for o, v in reversed(list(enumerate(problem.variable)))}
     cycles, result, temp = [], [], []
@@ -53,9 +56,9 @@ def linear(problem: Problem) -> tuple[Numbers, Choice]:
                     continue
                 rounds = stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1
                 for s in operand.sources:
-                    cost = overlaps.cost(resting(s.tensor), operand_layout(operand, stage.grid.round(0)), s.view)
+                    cost = moved(resting(s.tensor), operand_layout(operand, stage.grid.round(0)), s.view)
                     total += rounds * (cost.total if k == cand.fetching else cost.exchange + cost.copy)
-            found.append(total + overlaps.cost(cand.layout, rests, through).total)
+            found.append(total + moved(cand.layout, rests, through).total)
         cycles.append(problem.weight[v] * np.asarray(found, np.int64))
         result.append(np.full(len(candidates), rests.nbytes, np.int64))
         temp.append(np.asarray([c.temp + c.result for c in candidates], np.int64))

@@ -255,9 +255,9 @@ class Overlaps:
         )
         head = repr((layout.shape, layout.itemsize, layout.grain_dim, cuts, layout.tiles.shape))
         digest = blake2b(head.encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(layout.tiles))
+        digest.update(layout.tiles.tobytes())
         if layout.slots is not None and layout.slots.any():
-            digest.update(np.ascontiguousarray(layout.slots))
+            digest.update(layout.slots.tobytes())
         content = digest.digest()
         flat = self._flats.get(content)
         if flat is None:

@@ -17,6 +17,10 @@ from ipucc.graph.match import Match
 from ipucc.graph.patterns import OpPattern, Var, maybe, op
 from ipucc.graph.rewrite import Builder, Rule, require, rewrite
 
+_DIVISORS: Final = 1 << 16
+"""Constant divisors of at most this many elements are looked at."""
+_EXPONENTS: Final = 14
+
 
 def _gemm(a: Var, b: Var, c: Var) -> OpPattern:
     return op.Gemm(a, b, maybe(c), any_attrs=True)
@@ -140,8 +144,26 @@ def reduce_without_axes(m: Match, new: Builder, x: ir.Value, axes: ir.Value) -> 
     return new.ReduceMean(x, axes, keepdims=0)
 
 
+def _quotient(x: Var, divisor: Var) -> OpPattern:
+    return op.Div(x, divisor)
+
+
+@rewrite("exact-reciprocal", _quotient)
+def exact_reciprocal(m: Match, new: Builder, x: ir.Value, divisor: ir.Value) -> ir.Value | None:
+    """Division of floats by constant powers of two is multiplication, the same to the last bit."""
+    values = constant_array(divisor, _DIVISORS)
+    if values is None or not value_dtype(x).is_floating_point() or not values.size:
+        return None
+    mantissa, exponent = np.frexp(np.abs(values.astype(np.float64)))
+    # The reciprocals are normal numbers of every float type.
+    if (mantissa != 0.5).any() or (np.abs(exponent - 1) > _EXPONENTS).any():
+        return None
+    return new.Mul(x, np.reciprocal(values.astype(np.float64)).astype(values.dtype))
+
+
 CANONICAL: Final[tuple[Rule, ...]] = (
     gemm,
+    exact_reciprocal,
     sum_of_two,
     global_average_pool,
     average_pool_over_all,

@@ -126,6 +126,20 @@ CASES: list[tuple[str, str, dict[str, object], list[str]]] = [
     ("concat of one", "g (float[2] x) => (float[2] y) { t = Concat<axis = 0>(x)\n y = Neg(t) }", {}, ["Neg"]),
     ("sum of two", "g (float[2] x, float[2] z) => (float[2] y) { y = Sum(x, z) }", {}, ["Add"]),
     (
+        "over powers of two",
+        "g (float[2,2] x, float[2] z) => (float[2,2] y) { y = Div(x, z) }",
+        {"z": F32([8, -0.25])},
+        ["Mul"],
+    ),
+    ("over three", "g (float[2] x, float z) => (float[2] y) { y = Div(x, z) }", {"z": F32(3)}, ["Div"]),
+    ("over zero", "g (float[2] x, float z) => (float[2] y) { y = Div(x, z) }", {"z": F32(0)}, ["Div"]),
+    (
+        "whole numbers over two",
+        "g (int32[2] x, int32 z) => (int32[2] y) { y = Div(x, z) }",
+        {"z": np.int32(2)},
+        ["Div"],
+    ),
+    (
         "plus zero, times one",
         """g (float[2] x, float z, float o) => (float[2] y) {
            a = Add(z, x)

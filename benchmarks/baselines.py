@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 
 from ipucc.dtypes import itemsize
-from ipucc.passes.plan.grid import operand_layout
 from ipucc.passes.plan.numbers import Choice, Numbers
 from ipucc.passes.plan.overlap import EdgeCost, Overlaps
 from ipucc.passes.plan.problem import Problem
@@ -50,14 +49,15 @@ def linear(problem: Problem) -> tuple[Numbers, Choice]:
         found = []
         for cand in candidates:
             total = cand.cycles
-            for k, operand in enumerate(op.in_form(cand.form).operands):
+            made = op.in_form(cand.form)
+            for k, operand in enumerate(made.operands):
                 stage = next((st for st in cand.stages if k in st.operands), None)
                 if stage is None or any(problem.home.get(s.tensor) == (first[v], k) for s in operand.sources):
                     continue
-                rounds = stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1
+                brought = stage.brought(made, k)
                 for s in operand.sources:
-                    cost = moved(resting(s.tensor), operand_layout(operand, stage.grid.round(0)), s.view)
-                    total += rounds * (cost.total if k == cand.fetching else cost.exchange + cost.copy)
+                    cost = moved(resting(s.tensor), brought.layout, s.view)
+                    total += brought.cycles(cost, k == cand.fetching)
             found.append(total + moved(cand.layout, rests, through).total)
         cycles.append(problem.weight[v] * np.asarray(found, np.int64))
         result.append(np.full(len(candidates), rests.nbytes, np.int64))

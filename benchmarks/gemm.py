@@ -8,8 +8,9 @@ A shape M x K x N is an activation M x K, an input, against a constant weight K 
 those that the compiler predicts, and a run for timing counts the same. The activation rests in one copy and is fetched;
 the weight lies wherever it is used. `bound` is what no plan of any kind goes below (gemm_bounds.py), `peak` the share
 of the matrix unit's peak. `t10` is the fastest compute-shift plan (t10_plans.py) under the same rules, lowered and
-counted like ours where nothing rotates in it, else as priced there, in its favour; `ratio` is its cycles over ours;
-`T10's own` are the cycles of its released search under its own cost model, where they were measured.
+counted like ours where it is one of our plans, which it is if nothing rotates in it or sums alone along one loop, else
+as priced there, in its favour; `ratio` is its cycles over ours; `T10's own` are the cycles of its released search under
+its own cost model, where they were measured.
 
 Exit code 1: T10's kind of plan is faster, cycles are below a bound, or a shape does not compile.
 """
@@ -102,15 +103,15 @@ def compiled(shape: Shape, dtype: Dtype, target: str) -> Compiled:
     return found
 
 
-def lowered(found: Compiled, parts: dict[str, int]) -> int | None:
-    """Cycles of the product cut into these parts in space and not in time, lowered to a program as ours is: the best of
-    all forms and axis orders. None where none of them can be cut so."""
+def lowered(found: Compiled, parts: dict[str, int], sums: tuple[str, int] | None) -> int | None:
+    """Cycles of the product cut into these parts in space, in time only while `sums` rotate (loop and steps), lowered
+    to a program as ours is: the best of all forms and axis orders. None where none of them can be cut so."""
     graph, target = found.graph, found.program.target
     at = next(i for i, op in enumerate(graph.ops) if op.name.startswith("product"))
     best: int | None = None
     for form in range(len(graph.ops[at].forms) + 1):
         for order in (("k", "m", "n"), ("k", "n", "m")):
-            plan = Plan(tuple((axis, parts[axis]) for axis in order))
+            plan = Plan(tuple((axis, parts[axis]) for axis in order), sums, rotates=sums is not None)
             try:
                 made = candidate_of(graph, at, form, plan, target)
             except ValueError:
@@ -153,9 +154,9 @@ def measure(shape: Shape, origin: str, dtype: Dtype, target: Target, name: str) 
         click.echo(str(refusal), err=True)
     if (other := fastest_plan(*shape, dtype, target)) is not None:
         row.t10_cycles, row.t10_plan = other.cycles, other.text
-        if row.cycles is not None and not other.rotates:
+        if row.cycles is not None and (other.sums is not None or not other.rotates):
             # Nothing of it is left out of our plans, so it is priced as they are, with its fragments and copies.
-            row.t10_cycles = lowered(found, other.parts) or other.cycles
+            row.t10_cycles = lowered(found, other.parts, other.sums) or other.cycles
         row.t10_ratio = row.t10_cycles / row.cycles if row.cycles else None
     return row
 

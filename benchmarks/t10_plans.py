@@ -49,7 +49,8 @@ TENSORS = {"A": ("m", "k", "n"), "B": ("k", "n", "m"), "C": ("m", "n", "k")}
 
 @dataclass(frozen=True)
 class Plan:
-    """A compute-shift plan and its cycles; `memory_bytes` is what the fullest tile holds while it runs."""
+    """A compute-shift plan and its cycles; `memory_bytes` is what the fullest tile holds while it runs. `sums`: nothing
+    rotates but the partial sums, cut along one loop into so many pieces."""
 
     cycles: int
     compute: int
@@ -59,6 +60,7 @@ class Plan:
     text: str
     parts: dict[str, int]
     rotates: bool
+    sums: tuple[str, int] | None
 
 
 def fastest_plan(m: int, k: int, n: int, dtype: str, target: Target) -> Plan | None:
@@ -175,7 +177,7 @@ def priced(
     return Plan(
         int(total[i]), int(compute[i]), int(exchange[i]), int(sync[i]), int(memory[i]),
         _text({x: int(parts[x][i]) for x in LOOPS}, {x: int(v[i]) for x, v in f.items()}, int(rounds[i])),
-        {x: int(parts[x][i]) for x in LOOPS}, int(rounds[i]) > 1,
+        {x: int(parts[x][i]) for x in LOOPS}, int(rounds[i]) > 1, _sums({x: int(v[i]) for x, v in f.items()}),
     )  # fmt: skip
 
 
@@ -188,7 +190,7 @@ def _kernels(pace: dict[str, Ints], rounds: Ints, finished: Ints, room: Ints, el
 
     streamed = cycles("amp", pace["n"], pace["m"])
     transposed = cycles("swapped", pace["m"], pace["n"]) - streamed
-    scratch = scratch_bytes("swapped", pace["m"], pace["n"], element, element, target)
+    scratch = scratch_bytes("swapped", np.ones_like(room), pace["m"], pace["n"], element, element, target)
     found = np.where(scratch <= room, rounds * streamed + finished * transposed, np.iinfo(np.int64).max)
     for method in METHODS:
         if method != "swapped":
@@ -215,6 +217,11 @@ def _shifted(
     rate, pair = target.exchange_bytes_per_cycle, target.pair_bytes_per_cycle
     saved = [np.where(even, size * (1 / rate - 1 / pair), 0.0) for size, even in moved.values()]
     return sum(size for size, _ in moved.values()) / rate - np.maximum.reduce(saved)
+
+
+def _sums(f: dict[str, int]) -> tuple[str, int] | None:
+    turning = [key for key, factor in f.items() if factor > 1]
+    return (turning[0][1], f[turning[0]]) if turning in (["Cm"], ["Cn"]) else None
 
 
 def _text(parts: dict[str, int], f: dict[str, int], rounds: int) -> str:

@@ -35,8 +35,11 @@ def _by_length(rows: Counts, few: tuple[int, int, int], more: Counts) -> Counts:
     return np.where(rows < 3, np.asarray(few, np.int64)[np.minimum(rows, 2)], more)
 
 
-def amp_1x1(groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, partials: str, target: Target) -> Counts:
-    """Cycles of `groups` products [rows, k] x [k, n] on one tile, weights [k, n] stationary in the matrix unit."""
+def amp_1x1(
+    groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, partials: str, target: Target, adds: bool = False
+) -> Counts:
+    """Cycles of `groups` products [rows, k] x [k, n] on one tile, weights [k, n] stationary in the matrix unit. `adds`:
+    the first pass adds to the output as all others do, and does not clear it."""
     kind, acc = amp_types(dtype, partials)
     units = target.amp.units(kind, acc)
     common = kind == "fp16" and (acc == "fp32" or units >= 16)
@@ -55,7 +58,8 @@ def amp_1x1(groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, part
     c = 1 if common else 0
     gi = -(-k // target.amp_input_channels(kind))
     go = -(-n // units)
-    body = 12 + c + (gi - 1) * (16 - c + go * (19 + 6 + load + inner(0))) + 11 + go * (19 - c + 7 + load + inner(1))
+    first = inner(0 if adds else 1)
+    body = 12 + c + (gi - 1) * (16 - c + go * (19 + 6 + load + inner(0))) + 11 + go * (19 - c + 7 + load + first)
     return np.asarray(50 + w * (saved + kept * (gi * groups - 1)) + groups * body, np.int64)
 
 
@@ -69,12 +73,12 @@ def dealt_lines(lines: Counts, width: Counts, target: Target) -> tuple[Counts, C
 
 def amp_nx1(
     groups: Counts, lines: Counts, width: Counts, k: Counts, n: Counts, window: int, height: int, dtype: str,
-    partials: str, target: Target,
+    partials: str, target: Target, adds: bool = False,
 ) -> Counts:  # fmt: skip
     """Cycles of a convolution in `window` passes: `lines` x `width` output positions per channel.
 
     A pass multiplies `height` taps of one dimension (1, 2 or 4) by as many input channels as then fill the unit.
-    Weights of 4 taps are shuffled while they are loaded, at half of the rate.
+    Weights of 4 taps are shuffled while they are loaded, at half of the rate. `adds`: the output is not cleared.
     """
     kind, acc = amp_types(dtype, partials)
     units = target.amp.units(kind, acc)
@@ -97,7 +101,7 @@ def amp_nx1(
     inner = 14 + window * (12 + load) + window * position
     wide = 2 if acc == "fp32" else 4
     share = np.ceil(lines * width * go * units / w)
-    zeroing = w * (groups * (np.ceil(share / wide) + 5)).astype(np.int64)
+    zeroing = 0 if adds else w * (groups * (np.ceil(share / wide) + 5)).astype(np.int64)
     return np.asarray(
         109 + 9 * w + w * (10 if kind == "fp16" else 9) + groups * (17 * go + 6 * (go - 1) + 1) + 6 * (groups - 1) + 1
         + groups * (16 + gi * (14 + go * (14 + inner))) + zeroing,

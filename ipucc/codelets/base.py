@@ -9,7 +9,7 @@ once and the simulator for the plan that was chosen, of one and the same functio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ __all__ = [
     "Cells",
     "Codelet",
     "Counts",
+    "Round",
     "codelet_class",
     "codelet_from_json",
     "codelets",
@@ -30,6 +31,10 @@ __all__ = [
 
 Array = NDArray[Any]
 Counts = NDArray[np.int64]
+
+Round = Literal["first", "next", "last"]
+"""A reduced axis may be added up in serial rounds: the first one writes sums, the next ones add to them, and the last
+one makes the result of them."""
 
 C = TypeVar("C", bound="Codelet")
 
@@ -50,6 +55,12 @@ class Cells:
     def padded(self, axis: str) -> int:
         """The extent of the largest cell of the compute set along an axis."""
         return self.sizes[axis] if self.sizes is not None else int(self.n[axis].max(initial=0))
+
+    def cut(self, x: Array, *axes: str) -> Array:
+        """`x`, [tiles, dimensions...], without what lies beyond the largest cell along `axes`, the last dimensions of
+        x: a buffer for cells of all rounds is larger than those of one. Dimensions of size 1 stay."""
+        index: list[Any] = [slice(0, self.padded(a)) for a in axes]
+        return x[(..., *index)]
 
     def mask(self, axis: str, padded: int) -> NDArray[np.bool_]:
         """[tiles, padded]: which positions along an axis lie inside the cell."""
@@ -81,6 +92,16 @@ class Codelet(ABC):
     def has_scratch(self) -> bool:
         """Whether the last buffer that a compute set writes is the scratch of `temp_bytes`: `compute` returns nothing
         for it, and it holds nothing behind the step."""
+        return False
+
+    def in_round(self, round: Round) -> "Codelet | None":
+        """The codelet of one of several rounds that add up the reduced axis, None for one that cannot. From the second
+        round on, the sums are its last operand."""
+        return None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the result may be written over the last operand: vertex by vertex the same cell."""
         return False
 
     def to_json(self) -> dict[str, object]:

@@ -4,21 +4,21 @@ Axes of both: n (batch), g (groups), oc and ic (channels of a group), o0, o1, ..
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from typing import ClassVar, Final
 
 import numpy as np
 
 from ipucc.codelets.amp import amp_nx1
-from ipucc.codelets.base import Array, Cells, Codelet, Counts, register
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, Round, register
 from ipucc.codelets.macs import lanes, vmac
-from ipucc.codelets.matmul import epilogue_cycles, finish, product_cycles, scratch_bytes
+from ipucc.codelets.matmul import adds_up, epilogue_cycles, finish, product_cycles, scratch_bytes
 from ipucc.codelets.slic import CHANNELS, GROUPS, WINDOW, slic
 from ipucc.codelets.windows import aligned, picked, taps
 from ipucc.target import Target
 
-__all__ = ["METHODS", "Conv", "ConvTranspose", "conv_cycles"]
+__all__ = ["METHODS", "Conv", "ConvRound", "ConvTranspose", "ConvTransposeRound", "conv_cycles"]
 
 # Elements of the unfolded windows that are multiplied at once: 16 MiB of float32.
 _UNFOLDED = 1 << 22
@@ -50,20 +50,33 @@ class Conv(Codelet):
 
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
         """poplibs' estimate of the method; strided 1x1 convolutions take the n x 1 form of the matrix unit."""
-        work = conv_cycles(self.method, n, self.kernel, self.strides, self.dtype, self.partials, target)
+        return self._cycles(n, target, None)
+
+    def _cycles(self, n: Mapping[str, Counts], target: Target, round: Round | None) -> Counts:
+        work = conv_cycles(self.method, n, self.kernel, self.strides, self.dtype, self.partials, target, round)
         results = n["n"] * n["g"] * n["oc"] * _positions(n, len(self.kernel))
         return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
 
     def temp_bytes(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        return self._temp_bytes(n, target, None)
+
+    def _temp_bytes(self, n: Mapping[str, Counts], target: Target, round: Round | None) -> Counts:
         positions = n["n"] * _positions(n, len(self.kernel))
-        return scratch_bytes(self.method, positions, n["oc"], self.dtype, self.partials, target)
+        return scratch_bytes(self.method, n["g"], positions, n["oc"], self.dtype, self.partials, target, round)
 
     @property
     def has_scratch(self) -> bool:
         return self.method == "swapped"
 
+    def in_round(self, round: Round) -> "ConvRound":
+        return ConvRound(**{f.name: getattr(self, f.name) for f in fields(Conv)}, round=round)
+
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         x, w, *extras = operands
+        return [_finished(self, self._sums(x, w, cells), extras, cells)]
+
+    def _sums(self, x: Array, w: Array, cells: Cells) -> Array:
+        x, w = x[:, :, :, : cells.padded("ic")], w[:, :, : cells.padded("oc"), : cells.padded("ic")]
         out = [cells.padded(f"o{d}") for d in range(len(self.kernel))]
         for d, (k, s, dil, begin, grain) in enumerate(
             zip(self.kernel, self.strides, self.dilations, self.begins, self.grains, strict=True)
@@ -71,8 +84,32 @@ class Conv(Codelet):
             # The cell of X begins at the first position that its first window needs, or at the grain before.
             shift = (cells.lo[f"o{d}"] * s - begin) % grain
             x = aligned(x, 4 + d, shift, max(out[d] - 1, 0) * s + (k - 1) * dil + 1)
-        windows = taps(x, self.kernel, self.strides, self.dilations, out)
-        return [finish(self.expr, _contract(windows, w, out), extras, self.dtype, self.extras)]
+        return _contract(taps(x, self.kernel, self.strides, self.dilations, out), w, out)
+
+
+@register
+@dataclass(frozen=True)
+class ConvRound(Conv):
+    """One of several rounds of a convolution that add up ic: see `ipucc.codelets.matmul.MatMulRound`."""
+
+    round: Round = "first"
+
+    name: ClassVar[str] = "conv_round"
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """As in one go, less the clearing of the output where sums are added to; `swapped` transposes once."""
+        return self._cycles(n, target, self.round)
+
+    def temp_bytes(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        return self._temp_bytes(n, target, self.round)
+
+    @property
+    def in_place(self) -> bool:
+        return self.round == "next" or (self.round == "last" and self.method != "swapped")
+
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        x, w, *others = operands
+        return [_added(self, self._sums(x, w, cells), others, cells)]
 
 
 @register
@@ -99,23 +136,32 @@ class ConvTranspose(Codelet):
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
         """poplibs' estimate of the method. Every position of the result meets ceil(kernel / stride) taps of a
         dimension: the planner splits a transposed convolution into one convolution per phase of the stride."""
+        return self._cycles(n, target, None)
+
+    def _cycles(self, n: Mapping[str, Counts], target: Target, round: Round | None) -> Counts:
         met = tuple(-(-k // s) for k, s in zip(self.kernel, self.strides, strict=True))
-        work = conv_cycles(self.method, n, met, self.strides, self.dtype, self.partials, target)
+        work = conv_cycles(self.method, n, met, self.strides, self.dtype, self.partials, target, round)
         # One launch of the kernel per phase.
         work = work + (prod(self.strides) - 1) * target.launch_cycles
         results = n["n"] * n["g"] * n["oc"] * _positions(n, len(self.kernel))
         return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
 
+    def in_round(self, round: Round) -> "ConvTransposeRound":
+        return ConvTransposeRound(**{f.name: getattr(self, f.name) for f in fields(ConvTranspose)}, round=round)
+
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         x, w, *extras = operands
+        return [_finished(self, self._sums(x, w, cells), extras, cells)]
+
+    def _sums(self, x: Array, w: Array, cells: Cells) -> Array:
+        x, w = x[:, :, :, : cells.padded("ic")], w[:, :, : cells.padded("ic"), : cells.padded("oc")]
         rank = len(self.kernel)
         out = [cells.padded(f"o{d}") for d in range(rank)]
         for d in range(rank):
             x = self._unfolded(x, d, cells, out[d])
         # [tiles, n, g, ic, k0, o0, k1, o1, ...] -> [tiles, n, g, ic, k..., o...]
         order = [*range(4), *range(4, 4 + 2 * rank, 2), *range(5, 5 + 2 * rank, 2)]
-        windows = x.transpose(order)
-        return [finish(self.expr, _contract(windows, w.swapaxes(2, 3), out), extras, self.dtype, self.extras)]
+        return _contract(x.transpose(order), w.swapaxes(2, 3), out)
 
     def _unfolded(self, x: Array, d: int, cells: Cells, out: int) -> Array:
         """Spatial dimension d as two, taps and positions of the result; 0 where no element meets."""
@@ -127,6 +173,46 @@ class ConvTranspose(Codelet):
         axis = 4 + 2 * d
         met = np.where(reach % s == 0, at, -1).reshape(at.shape[0], k * out)
         return picked(x, axis, met).reshape(*x.shape[:axis], k, out, *x.shape[axis + 1 :])
+
+
+@register
+@dataclass(frozen=True)
+class ConvTransposeRound(ConvTranspose):
+    """One of several rounds of a transposed convolution that add up ic: see `ipucc.codelets.matmul.MatMulRound`."""
+
+    round: Round = "first"
+
+    name: ClassVar[str] = "conv_transpose_round"
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """As in one go, less the clearing of the output where sums are added to."""
+        return self._cycles(n, target, self.round)
+
+    @property
+    def in_place(self) -> bool:
+        return self.round != "first"
+
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        x, w, *others = operands
+        return [_added(self, self._sums(x, w, cells), others, cells)]
+
+
+def _added(codelet: ConvRound | ConvTransposeRound, x: Array, others: Sequence[Array], cells: Cells) -> Array:
+    """What a round makes of its products: the sums so far, the last of the `others`, are added."""
+    if adds_up(codelet.round):
+        *others, sums = others
+        # Partials have dimensions of one in front.
+        x += cells.cut(sums, *_results(codelet)).reshape(x.shape)
+    return _finished(codelet, x, others, cells)
+
+
+def _finished(codelet: Conv | ConvTranspose, x: Array, extras: Sequence[Array], cells: Cells) -> Array:
+    extras = [cells.cut(e, *_results(codelet)) for e in extras]
+    return finish(codelet.expr, x, extras, codelet.dtype, codelet.extras)
+
+
+def _results(codelet: Conv | ConvTranspose) -> tuple[str, ...]:
+    return "n", "g", "oc", *(f"o{d}" for d in range(len(codelet.kernel)))
 
 
 def _positions(n: Mapping[str, Counts], rank: int) -> Counts:
@@ -150,16 +236,19 @@ def conv_cycles(
     dtype: str,
     partials: str,
     target: Target,
+    round: Round | None = None,
 ) -> Counts:
-    """Cycles of a convolution by one of `METHODS`; ValueError for another one, and for a method that needs a window of
-    one tap. `kernel` has the taps that every position meets."""
+    """Cycles of a convolution by one of `METHODS`, in one go or in one of several rounds that add up ic; ValueError for
+    another method or round, and for a method that needs a window of one tap. `kernel` has the taps that every position
+    meets."""
+    adds = adds_up(round)
     rank = len(kernel)
     rows = n["n"] * _positions(n, rank)
     width = n[f"o{rank - 1}"]
     lines = rows // np.maximum(width, 1)
     if method == "vmac":
         blocks = -(-n["g"] // lanes(partials)) * n["oc"]
-        return vmac(blocks, rows, prod(kernel) * n["ic"], dtype, partials, target)
+        return vmac(blocks, rows, prod(kernel) * n["ic"], dtype, partials, target, adds)
     if method in ("slic", "slic depthwise"):
         across = prod(kernel[:-1]) * -(-kernel[-1] // WINDOW)
         if method == "slic":
@@ -167,16 +256,16 @@ def conv_cycles(
         else:
             # Channels of one group lie in planes, each multiplied with each.
             groups, windows = -(-n["g"] // GROUPS) * n["oc"], across * n["ic"]
-        return slic(groups, windows, lines, width, strides[-1], method != "slic", partials, target)
+        return slic(groups, windows, lines, width, strides[-1], method != "slic", partials, target, adds)
     plain = prod(kernel) == 1 and all(s == 1 for s in strides)
     if plain and method in ("amp", "swapped", "dot"):
-        return product_cycles(method, n["g"], rows, n["ic"], n["oc"], dtype, partials, target)
+        return product_cycles(method, n["g"], rows, n["ic"], n["oc"], dtype, partials, target, round)
     height = {"amp": 1, "amp 2x1": 2, "amp 4x1": 4}.get(method)
     if height is None:
         raise ValueError(f"a convolution of this window has no method {method!r}")
     # The dimension in which several taps are taken at once: the one that leaves fewest passes.
     passes = min(-(-k // height) * prod(kernel) // k for k in kernel)
-    return amp_nx1(n["g"], lines, width, n["ic"], n["oc"], passes, height, dtype, partials, target)
+    return amp_nx1(n["g"], lines, width, n["ic"], n["oc"], passes, height, dtype, partials, target, adds)
 
 
 def _contract(windows: Array, w: Array, out: Sequence[int]) -> Array:

@@ -1,20 +1,22 @@
 """Dense matmul on the matrix unit or the vector unit, batched, with a fused epilogue."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Final
 
 import numpy as np
 
 from ipucc.codelets.amp import amp_1x1, amp_types
 from ipucc.codelets.arithmetic import evaluate, parsed
-from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, Round, per_worker, register
 from ipucc.codelets.elementwise import expression_cycles
 from ipucc.codelets.macs import axpy, dot, transpose
 from ipucc.dtypes import is_float, itemsize
 from ipucc.target import Target
 
-__all__ = ["METHODS", "MatMul", "epilogue_cycles", "finish", "product_cycles", "scratch_bytes"]
+__all__ = [
+    "METHODS", "MatMul", "MatMulRound", "adds_up", "epilogue_cycles", "finish", "product_cycles", "scratch_bytes",
+]  # fmt: skip
 
 
 def finish(expr: str, result: Array, extras: Sequence[Array], dtype: str, types: Sequence[str]) -> Array:
@@ -33,30 +35,45 @@ def epilogue_cycles(expr: str, elements: Counts, dtype: str, extras: int, target
     return target.launch_cycles + target.workers * (26 + vectors * (2 + extras + expression_cycles(expr, dtype)))
 
 
-def _swapped(groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, partials: str, target: Target) -> Counts:
-    streamed = amp_1x1(groups, n, k, rows, dtype, partials, target)
-    return streamed + transpose(groups, n, rows, partials, target)
+def adds_up(round: Round | None) -> bool:
+    """Whether a round adds to the sums of the one before; None is a product in one go. ValueError for another text."""
+    if round not in (None, "first", "next", "last"):
+        raise ValueError(f"there is no round {round!r}")
+    return round in ("next", "last")
 
 
-METHODS: Final = {"amp": amp_1x1, "swapped": _swapped, "dot": dot, "axpy": axpy}
+METHODS: Final = ("amp", "swapped", "dot", "axpy")
 """The ways to multiply. `amp` keeps the right operand in the matrix unit and streams the rows of the left one;
 `swapped` keeps the left one there, streams the columns of the right one, and transposes what comes out; `dot` and
 `axpy` take the vector unit."""
 
 
 def product_cycles(
-    method: str, groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, partials: str, target: Target
-) -> Counts:
-    """Cycles of `groups` products [rows, k] x [k, n] by one of `METHODS`; KeyError for another one."""
-    return METHODS[method](groups, rows, k, n, dtype, partials, target)
+    method: str, groups: Counts, rows: Counts, k: Counts, n: Counts, dtype: str, partials: str, target: Target,
+    round: Round | None = None,
+) -> Counts:  # fmt: skip
+    """Cycles of `groups` products [rows, k] x [k, n] by one of `METHODS`, in one go or in one of several rounds that
+    add up k; KeyError for another method, ValueError for another round."""
+    adds = adds_up(round)
+    if method == "swapped":
+        # The sums stay transposed from round to round.
+        streamed = amp_1x1(groups, n, k, rows, dtype, partials, target, adds)
+        return streamed + transpose(groups, n, rows, partials, target) if round in (None, "last") else streamed
+    kernel = {"amp": amp_1x1, "dot": dot, "axpy": axpy}[method]
+    return kernel(groups, rows, k, n, dtype, partials, target, adds)
 
 
-def scratch_bytes(method: str, rows: Counts, n: Counts, dtype: str, partials: str, target: Target) -> Counts:
-    """What a product holds besides operands and result: `swapped` the sums of one group, before they are transposed."""
+def scratch_bytes(
+    method: str, groups: Counts, rows: Counts, n: Counts, dtype: str, partials: str, target: Target,
+    round: Round | None = None,
+) -> Counts:  # fmt: skip
+    """What a product holds besides operands and result: `swapped` the sums of one group, before they are transposed. In
+    rounds the sums have a buffer of their own, and this is what the matrix unit writes beyond it: whole units."""
     if method != "swapped":
         return np.zeros_like(rows)
     units = target.amp.units(*amp_types(dtype, partials))
-    return n * -(-rows // units) * units * itemsize(partials)
+    whole = -(-rows // units) * units
+    return n * itemsize(partials) * (whole if round is None else groups * (whole - rows))
 
 
 @register
@@ -80,23 +97,76 @@ class MatMul(Codelet):
 
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
         """poplibs' estimate of the method for float types; integers take the vector unit at one MAC per issue."""
+        return self._cycles(n, target, None)
+
+    def _cycles(self, n: Mapping[str, Counts], target: Target, round: Round | None) -> Counts:
+        groups = self._groups(n)
+        elements = groups * n["m"] * n["n"]
+        if is_float(self.dtype):
+            work = product_cycles(
+                self.method, groups, n["m"], n["k"], n["n"], self.dtype, self.partials, target, round
+            )  # fmt: skip
+        else:
+            # A sum that is there already is one more term.
+            terms = n["k"] + (1 if adds_up(round) else 0)
+            work = 20 + target.workers * per_worker(elements * terms, target)
+        return work + epilogue_cycles(self.expr, elements, self.dtype, len(self.extras), target)
+
+    def _groups(self, n: Mapping[str, Counts]) -> Counts:
         groups = np.ones_like(n["m"])
         for axis in self.batch:
             groups = groups * n[axis]
-        elements = groups * n["m"] * n["n"]
-        if is_float(self.dtype):
-            work = product_cycles(self.method, groups, n["m"], n["k"], n["n"], self.dtype, self.partials, target)
-        else:
-            work = 20 + target.workers * per_worker(elements * n["k"], target)
-        return work + epilogue_cycles(self.expr, elements, self.dtype, len(self.extras), target)
+        return groups
 
     def temp_bytes(self, n: Mapping[str, Counts], target: Target) -> Counts:
-        return scratch_bytes(self.method, n["m"], n["n"], self.dtype, self.partials, target)
+        return scratch_bytes(self.method, self._groups(n), n["m"], n["n"], self.dtype, self.partials, target)
 
     @property
     def has_scratch(self) -> bool:
         return self.method == "swapped"
 
+    def in_round(self, round: Round) -> "MatMulRound":
+        return MatMulRound(**{f.name: getattr(self, f.name) for f in fields(MatMul)}, round=round)
+
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
-        a, b, *extras = operands
-        return [finish(self.expr, np.matmul(a, b), extras, self.dtype, self.extras)]
+        a, b, *others = operands
+        return [self._finished(self._product(a, b, cells), others, cells)]
+
+    def _product(self, a: Array, b: Array, cells: Cells) -> Array:
+        return np.asarray(np.matmul(cells.cut(a, *self.batch, "m", "k"), cells.cut(b, *self.batch, "k", "n")))
+
+    def _finished(self, x: Array, extras: Sequence[Array], cells: Cells) -> Array:
+        extras = [cells.cut(e, *self.batch, "m", "n") for e in extras]
+        return finish(self.expr, x, extras, self.dtype, self.extras)
+
+
+@register
+@dataclass(frozen=True)
+class MatMulRound(MatMul):
+    """One of several rounds of a product that add up k: x[b.., m, n] = sums + the product; in the last one `expr` over
+    x. The first round has no sums; in the others they are the last operand, behind those of the epilogue."""
+
+    round: Round = "first"
+
+    name: ClassVar[str] = "matmul_round"
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """As in one go, less the clearing of the output where sums are added to; `swapped` transposes once."""
+        return self._cycles(n, target, self.round)
+
+    def temp_bytes(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        return scratch_bytes(
+            self.method, self._groups(n), n["m"], n["n"], self.dtype, self.partials, target, self.round
+        )  # fmt: skip
+
+    @property
+    def in_place(self) -> bool:
+        return self.round == "next" or (self.round == "last" and self.method != "swapped")
+
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        a, b, *others = operands
+        x = self._product(a, b, cells)
+        if adds_up(self.round):
+            # Partials have dimensions of one in front.
+            x += cells.cut(others.pop(), *self.batch, "m", "n").reshape(x.shape)
+        return [self._finished(x, others, cells)]

@@ -32,13 +32,13 @@ def _row(length: Counts, stride: int, zero: bool) -> Counts:
 
 def slic(
     groups: Counts, windows: Counts, lines: Counts, width: Counts, stride: int, depthwise: bool, partials: str,
-    target: Target,
+    target: Target, adds: bool = False,
 ) -> Counts:  # fmt: skip
     """Cycles of `groups` x `windows` passes over `lines` x `width` positions, two over the input where the mode has
     half of the chains.
 
     `depthwise` passes take 8 groups of one channel, the others one group of 4 channels (in and out). poplibs counts
-    the loading of weights once, for all groups; here every group loads its own.
+    the loading of weights once, for all groups; here every group loads its own. `adds`: no pass clears the output.
     """
     w = target.workers
     kind, acc = amp_types("float16", partials)
@@ -58,5 +58,5 @@ def slic(
         body, strides, group = 2 * (load + 21) + 7 + 15, 2, 15 + 8
     else:
         body, strides, group = 18 + 16 + 20, 1, 15
-    each = group + 6 + windows * (body + 6) + strides * (inner(True) + (windows - 1) * inner(False))
+    each = group + 6 + windows * (body + 6) + strides * (inner(not adds) + (windows - 1) * inner(False))
     return np.asarray(28 + groups * each, np.int64)

@@ -50,7 +50,8 @@ def _unheld(facts: Facts, step: Compute, b: Binding) -> Problem | None:
 
 
 def results(facts: Facts) -> Found:
-    """No two vertices of a compute set write the same cell on one tile, and none writes bytes that are read."""
+    """No two vertices of a compute set write the same cell on one tile, and none writes bytes that are read, but for
+    sums that a codelet adds to in place."""
     for step in facts.computes:
         seen: dict[int, list[NDArray[np.int64]]] = {}
         for b in step.results:
@@ -63,9 +64,18 @@ def results(facts: Facts) -> Found:
                 yield Problem(
                     f"{name_of(step)}: two vertices write cell {cell} of {facts.label(written)} on tile {tile}"
                 )
-            for other in dict.fromkeys([*(b.buffer for b in step.operands), *(r for r in seen if r != written)]):
+            read = step.operands[:-1] if _in_place(step) else step.operands
+            for other in dict.fromkeys([*(b.buffer for b in read), *(r for r in seen if r != written)]):
                 if facts.root(other) == facts.root(written) and not facts.apart(step, other, written):
                     yield Problem(f"{name_of(step)}: {facts.label(written)} shares bytes with {facts.label(other)}")
+
+
+def _in_place(step: Compute) -> bool:
+    """Whether every vertex writes its first result where it reads its last operand, and the codelet allows for it."""
+    if not (step.codelet.in_place and step.operands and step.results):
+        return False
+    old, new = step.operands[-1], step.results[0]
+    return old.buffer == new.buffer and np.array_equal(old.cells, new.cells)
 
 
 def codelets(facts: Facts) -> Found:

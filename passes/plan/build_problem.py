@@ -15,13 +15,15 @@ from ipucc.dtypes import itemsize
 from ipucc.ops.graph import TileGraph, live_results
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
 from ipucc.passes.plan.effort import plans_of_each
-from ipucc.passes.plan.enumerate import Hosted, enumerate_plans
+from ipucc.passes.plan.enumerate import enumerate_plans
 from ipucc.passes.plan.grid import Plan, following, operand_layout, packing
 from ipucc.passes.plan.known import Known, Planned
+from ipucc.passes.plan.overlap import EdgeCost
+from ipucc.passes.plan.price import Hosted
 from ipucc.passes.plan.problem import Candidate, Edge, Problem, Row, Table
 from ipucc.passes.plan.repeats import repetitions
 from ipucc.passes.plan.resting import home_layout, resting, spread_layout
-from ipucc.passes.plan.stages import first_round, partial_operand, stages_of
+from ipucc.passes.plan.stages import Brought, Stage, Sums, in_slot, partial_operand, stages_of
 from ipucc.target import Target
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View
@@ -244,52 +246,62 @@ class _Maker:
         cycles = resident = temp = code = 0
         for s, stage in enumerate(stages):
             rounds = stage.grid.rounds
-            first = stage.grid.round(0)
-            n = {a: (hi - lo).astype(np.int64) for a, (lo, hi) in first.cells.items()}
-            cells = np.meshgrid(*[n[a] for a in first.axes], indexing="ij")
-            full = {a: c.reshape(-1) for a, c in zip(first.axes, cells, strict=True)}
-            cycles += rounds * int(np.max(stage.codelet.cycles(full, self.target)))
-            here = int(np.max(stage.codelet.temp_bytes(full, self.target)))
+            for turn in range(rounds):
+                _, n = stage.grid.extents(turn)
+                cycles += int(np.max(stage.codelet_of(turn).cycles(n, self.target)))
+            here = max(int(np.max(stage.codelet_of(t).temp_bytes(n, self.target))) for t in {0, rounds - 1})
             fetched = False
             if stage.takes_partials:
                 before = stages[s - 1]
-                dst = operand_layout(partial_operand(op, before), first)
-                view = _identity_of(before.layout)
-                src = before.layout
-                collect = self.known.overlaps.costs([first_round(src)], [dst], view).best(tied=True).of(0, 0)
-                cycles, code = cycles + rounds * collect.total, code + rounds * collect.code
+                src, turn = before.layout, stage.grid.largest()
+                dst = operand_layout(partial_operand(op, before), stage.grid.round(turn))
+                collect = self._tied(in_slot(src, turn), dst)
+                brought = Brought(dst, rounds, stage.grid.weight())
+                cycles, code = cycles + brought.cycles(collect, True), code + rounds * collect.code
                 here += dst.nbytes + src.nbytes
             elif s + 1 < len(stages):
                 here += stage.layout.nbytes
+            if stage.sums is not None:
+                here += _beside(stage.sums, stage.layout)
+                if stage.sums.rotate:
+                    one, two = stage.sums.layouts[:2]
+                    turned = self._tied(one, two)
+                    cycles, code = cycles + (rounds - 1) * turned.total, code + (rounds - 1) * turned.code
+            early = [k for k in stage.operands if not (stage.sums and op.operands[k].epilogue)]
             for k in stage.operands:
                 o = op.operands[k]
-                layout = operand_layout(o, stage.grid)
                 # What the stage before has brought lies on the same tiles still; what all rounds need alike comes once.
-                brought = any(k in st.operands for st in stages[:s])
-                times = 0 if brought else 1 if layout.slots is None else rounds
+                again = any(k in st.operands for st in stages[:s])
+                brought = stage.brought(op, k)
+                layout = brought.layout
                 if hosted[k]:
-                    home = resting(layout, hosted[k], plan.gathered)
-                    resident += home.nbytes if times else 0
-                    if home is not layout:
-                        here += layout.slot_bytes
-                        needed = layout if layout.slots is None else operand_layout(o, first)
-                        costs = self.known.overlaps.costs([home], [needed], _identity_of(layout))
-                        cost = costs.best(tied=True).of(0, 0)
+                    full = stage.operand_layout(op, k)
+                    home = resting(full, hosted[k], plan.gathered)
+                    resident += 0 if again else home.nbytes
+                    if home is not full:
+                        here += layout.nbytes
+                        cost = self._tied(home, layout)
                         # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
-                        alone = all(hosted[x] for x in stage.operands) and not stage.takes_partials
-                        cycles += times * (cost.exchange + cost.copy + (cost.sync if alone and not fetched else 0))
-                        code += times * cost.code
+                        alone = k in early and all(hosted[x] for x in early) and not stage.takes_partials
+                        if not again:
+                            cycles += brought.cycles(cost, alone and not fetched)
+                            code += brought.times * cost.code
                         fetched = True
                 else:
-                    here += layout.slot_bytes
+                    here += layout.nbytes
                 if o.pack_dim is not None:
-                    packed = operand_layout(o, first, o.pack_dim)
-                    here += packed.slot_bytes
-                    cycles += times * pack_cycles(o, packed, self.target)
+                    grid = stage.grid_for(o)
+                    packed = operand_layout(o, grid if brought.times == 1 else grid.round(grid.largest()), o.pack_dim)
+                    here += packed.nbytes
+                    if not again:
+                        cycles += brought.times * packed.slot_count * pack_cycles(o, packed, self.target)
             temp = max(temp, here)
-        moved = [k for k in stages[0].operands if not hosted[k]]
-        fetching = next((k for k in moved if k != followed), moved[0] if moved else -1)
+        fetching = _fetching(op, stages[0], hosted, followed)
         return Candidate(form, plan, stages, cycles, resident, stages[-1].layout.nbytes, temp, fetching, code)
+
+    def _tied(self, src: Layout, dst: Layout) -> EdgeCost:
+        """The cost of an exchange of one tensor within an op: both layouts have one local order."""
+        return self.known.overlaps.costs([src], [dst], View.identity(src.shape)).best(tied=True).of(0, 0)
 
     def _edges(self, i: int, op: TileOp) -> list[tuple[int, Table, Table]]:
         """(producing op or -1, cycles and code by candidates) for all that an op reads and the host does not write."""
@@ -321,21 +333,19 @@ class _Maker:
 
     def _table(self, i: int, k: int, s: Source, rows: Sequence[Layout]) -> tuple[Table, Table]:
         """Cycles and exchange code of one source of operand k of op i, by where it rests and by the op's candidates."""
-        wanted, rounds, phase = [], [], []
+        wanted, phase = [], []
         for cand in self.candidates[i]:
             stage = next(st for st in cand.stages if k in st.operands)
-            operand = self.graph.ops[i].in_form(cand.form).operands[k]
-            wanted.append(operand_layout(operand, stage.grid.round(0)))
-            rounds.append(stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1)
+            wanted.append(stage.brought(self.graph.ops[i].in_form(cand.form), k))
             phase.append(k == cand.fetching)
-        costs = self.known.overlaps.costs(rows, wanted, s.view).best()
-        once = costs.exchange + costs.copy + np.where(np.asarray(phase, bool), costs.sync, 0)
-        turns = np.asarray(rounds, np.int64)
-        return once * turns, costs.code * turns
+        costs = self.known.overlaps.costs(rows, [w.layout for w in wanted], s.view).best()
+        times, weight = np.array([w.times for w in wanted]), np.array([w.weight for w in wanted])
+        cycles = np.rint(weight * (costs.exchange + costs.copy)).astype(np.int64)
+        return cycles + np.where(phase, times * costs.sync, 0), costs.code * times
 
 
 def _codelet(c: Codelet | None) -> object:
-    return c if c is None else [c.to_json(), foreign_code(type(c).cycles)]
+    return c if c is None else [c.to_json(), foreign_code(type(c).cycles), foreign_code(type(c).in_round)]
 
 
 def _dim(d: object) -> object:
@@ -352,6 +362,30 @@ def _holds_all(operand: Operand) -> bool:
         for d, n in zip(operand.dims, operand.shape, strict=True)
         if isinstance(d, Span)
     )
+
+
+def _fetching(op: TileOp, stage: Stage, hosted: tuple[Hosted, ...], followed: int) -> int:
+    """The operand whose edge is charged with the phase of a stage: of those that are moved most often the first, but
+    one that is not taken over where it lies if there is one; -1 where no edge is.
+
+    What sums that rotate, or weights that are gathered in every round, bring along behind the first round is free.
+    """
+    moved = [k for k in stage.operands if not hosted[k]]
+    if stage.sums is not None:
+        early = [k for k in stage.operands if not op.operands[k].epilogue]
+        if stage.sums.rotate or not all(hosted[k] == "weight" for k in early):
+            moved = [k for k in moved if k in early]
+    times = {k: stage.brought(op, k).times for k in moved}
+    moved = [k for k in moved if times[k] == max(times.values())]
+    return next((k for k in moved if k != followed), moved[0] if moved else -1)
+
+
+def _beside(sums: Sums, result: Layout) -> int:
+    """Bytes that the sums of a stage take beside its result: while they rotate, what is sent and what arrives."""
+    held = sums.layouts[0].nbytes
+    if sums.rotate:
+        return max(2 * held, held + result.nbytes) - result.nbytes
+    return 0 if sums.in_place else held
 
 
 def _identity_of(layout: Layout) -> View:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ipucc.codelets.copy import Pack
 from ipucc.dtypes import itemsize
@@ -14,13 +15,17 @@ from ipucc.tiles.layout import Ints, Layout
 
 __all__ = ["Grid", "Plan", "following", "grid_of", "operand_layout", "packing", "result_layout"]
 
+Wide = NDArray[np.int64]
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Cells per axis, and tiles as an array with one dimension per axis of `axes`.
 
     With serial steps one tile computes several cells of `serial`, one after the other: cell i of that axis is done in
-    round i mod `rounds`, and `tiles` repeats the tile for all of them.
+    round i mod `rounds`, and `tiles` repeats the tile for all of them. With a `ring`, a reduce axis, `rounds` tiles
+    that are neighbours along it begin with another one of these cells each: the tile at position j of the ring does
+    cell i in round (i - j) mod `rounds`, so that every cell passes by all tiles of the ring.
     """
 
     axes: tuple[str, ...]
@@ -28,9 +33,10 @@ class Grid:
     tiles: Ints
     serial: str | None = None
     rounds: int = 1
+    ring: str | None = None
 
     def slots(self) -> Ints | None:
-        """The round of every cell, in the shape of `tiles`; None for a single round."""
+        """Which of its tile's cells of the serial axis every cell is, in the shape of `tiles`; None for one round."""
         if self.serial is None or self.rounds == 1:
             return None
         at = self.axes.index(self.serial)
@@ -38,7 +44,7 @@ class Grid:
         return np.broadcast_to(turn.reshape([-1 if i == at else 1 for i in range(self.tiles.ndim)]), self.tiles.shape)
 
     def round(self, turn: int) -> "Grid":
-        """The cells that one round computes, as a grid of their own."""
+        """The cells that one round computes, as a grid of their own; with a ring those of its first tiles' rounds."""
         if self.serial is None or self.rounds == 1:
             return self
         at = self.axes.index(self.serial)
@@ -47,19 +53,69 @@ class Grid:
         cells = {**self.cells, self.serial: (lo[pick], hi[pick])}
         return Grid(self.axes, cells, self.tiles[(slice(None),) * at + (pick,)])
 
+    def sizes(self) -> Ints:
+        """The extent of the largest cell of the serial axis in every round."""
+        if self.serial is None:
+            return np.ones(1, np.int32)
+        lo, hi = self.cells[self.serial]
+        return np.asarray((hi - lo).reshape(-1, self.rounds).max(axis=0))
+
+    def largest(self) -> int:
+        """The round with the largest cells."""
+        return int(self.sizes().argmax())
+
+    def weight(self) -> float:
+        """How many of the largest round all rounds together are."""
+        sizes = self.sizes()
+        return float(sizes.sum() / max(1, int(sizes.max())))
+
+    def vertices(self, turn: int) -> tuple[Ints, dict[str, Ints]]:
+        """The tile of every vertex of a round, and per axis the cell that it works on."""
+        first = self.round(0)
+        index = np.unravel_index(np.arange(first.tiles.size), first.tiles.shape) if self.axes else ()
+        at = {a: i.astype(np.int32) for a, i in zip(self.axes, index, strict=True)}
+        if self.serial is not None and self.rounds > 1:
+            ahead = turn if self.ring is None else (turn + at[self.ring]) % self.rounds
+            at[self.serial] = at[self.serial] * np.int32(self.rounds) + np.int32(ahead)
+        return first.tiles.reshape(-1), at
+
+    def extents(self, turn: int) -> tuple[dict[str, Wide], dict[str, Wide]]:
+        """Per axis the first index and the extent of every vertex's cell in a round."""
+        _, at = self.vertices(turn)
+        lo = {a: self.cells[a][0][i].astype(np.int64) for a, i in at.items()}
+        return lo, {a: self.cells[a][1][i].astype(np.int64) - lo[a] for a, i in at.items()}
+
+    def summed(self, axis: str, turn: int) -> "Grid":
+        """Where the sums over the reduce axis `axis` lie behind a round, for rounds that add up, as a grid without
+        rounds: the cells that are added up, one after the other on a tile or around a ring, are one cell."""
+        lo, hi = self.cells[axis]
+        cells = {**self.cells, axis: (lo[:: self.rounds], hi[self.rounds - 1 :: self.rounds])}
+        at = self.axes.index(axis)
+        if self.ring is None or self.serial is None:
+            return Grid(self.axes, cells, self.tiles[(slice(None),) * at + (slice(None, None, self.rounds),)])
+        along = self.axes.index(self.serial)
+        tiles = np.moveaxis(self.tiles, (at, along), (0, 1))
+        cell = np.arange(tiles.shape[1])
+        holder = np.arange(0, lo.size, self.rounds)[:, None] + (cell % self.rounds - turn)[None, :] % self.rounds
+        tiles = np.moveaxis(tiles[holder, cell[None, :]], (0, 1), (at, along))
+        return Grid(self.axes, cells, np.ascontiguousarray(tiles))
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """How one op is cut: `parts` per axis over tiles, outermost axis of the grid first; `serial` steps of one axis.
 
-    `gathered` weights rest in one copy spread over the tiles that share them and are collected before use; resident
-    ones rest where they are used. `grid` overrides the cut (a plan that follows another op's layout).
+    Steps of a reduce axis add up what the ones before have left. With `rotates` the steps are those of a parallel axis,
+    and as many neighbours along the reduce axis hand their sums on to each other (see `Grid`). `gathered` weights rest
+    in one copy spread over the tiles that share them and are collected before use; resident ones rest where they are
+    used. `grid` overrides the cut (a plan that follows another op's layout).
     """
 
     parts: tuple[tuple[str, int], ...]
     serial: tuple[str, int] | None = None
     gathered: bool = False
     grid: Grid | None = None
+    rotates: bool = False
 
     def describe(self) -> str:
         """`m/16 n/8`, serial steps as `n*4`, followed layouts as `like producer`."""
@@ -68,7 +124,7 @@ class Plan:
             text = "like producer"
         if self.serial is not None:
             text += f" {self.serial[0]}*{self.serial[1]}"
-        return text + (" gathered" if self.gathered else "")
+        return text + (" rotating" if self.rotates else "") + (" gathered" if self.gathered else "")
 
 
 def grid_of(op: TileOp, plan: Plan) -> Grid:
@@ -89,7 +145,10 @@ def grid_of(op: TileOp, plan: Plan) -> Grid:
     serial, rounds = plan.serial
     cells[serial] = nested_cut(cells[serial], rounds, op.axis(serial).grain)
     tiles = np.repeat(tiles, rounds, axis=names.index(serial))
-    return Grid(tuple(names), cells, tiles, serial, rounds)
+    ring = next(a.name for a in op.axes if a.kind == "reduce") if plan.rotates else None
+    if ring is not None and cells[ring][0].size % rounds:
+        raise ValueError(f"op {op.name!r} has {cells[ring][0].size} cells along {ring}, no rings of {rounds}")
+    return Grid(tuple(names), cells, tiles, serial, rounds, ring)
 
 
 def following(op: TileOp, layout: Layout) -> Plan | None:

@@ -119,7 +119,8 @@ class Known:
 
 
 def _document(c: Candidate, followed: int) -> dict[str, Any]:
-    plan = {} if followed >= 0 else {"parts": c.plan.parts, "serial": c.plan.serial, "gathered": c.plan.gathered}
+    fields = () if followed >= 0 else ("parts", "serial", "gathered", "rotates")
+    plan = {name: getattr(c.plan, name) for name in fields}
     return {"form": c.form, "like": followed, **plan, **{name: getattr(c, name) for name in _FIGURES}}
 
 
@@ -129,7 +130,7 @@ def _plan(entry: Mapping[str, Any], op: TileOp) -> Plan:
     named = [axis for axis, _ in parts]
     if sorted(named) != sorted(a.name for a in op.axes) or (serial is not None and serial[0] not in named):
         raise ValueError("parts of other axes")
-    return Plan(parts, serial, bool(entry["gathered"]))
+    return Plan(parts, serial, bool(entry["gathered"]), rotates=bool(entry["rotates"]))
 
 
 def _table(values: Any, shape: tuple[int, int]) -> Table:

@@ -18,7 +18,7 @@ from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.place import Placement
 from ipucc.passes.plan.problem import Candidate
 from ipucc.passes.plan.resting import home_layout
-from ipucc.passes.plan.stages import first_round, partial_operand
+from ipucc.passes.plan.stages import in_slot, partial_operand
 from ipucc.tiles.view import View
 
 __all__ = ["in_local_orders"]
@@ -57,8 +57,6 @@ class _Orders:
                 if problem.home.get(operand.sources[0].tensor) == (i, k):
                     continue
                 stage = next(st for st in cand.stages if k in st.operands)
-                layout = operand_layout(operand, stage.grid)
-                rounds = stage.grid.rounds if layout.slots is not None else 1
                 for s in operand.sources:
                     if s.tensor in producer:
                         j = producer[s.tensor]
@@ -71,7 +69,7 @@ class _Orders:
                         src = home_layout(problem.graph, (j, kk), chosen[j])
                     key = id(src), id(cand), k, s.view.digest
                     if key not in self.known:
-                        needed = operand_layout(operand, stage.grid.round(0))
+                        needed, rounds, _ = stage.brought(made, k)
                         self.known[key] = rounds * self.overlaps.costs([src], [needed], s.view).weighed[0, 0]
                     self._edge(node, self._operand(v, k, made), self.known[key])
         return self._applied(self._by_rows())
@@ -91,22 +89,18 @@ class _Orders:
             if stage.takes_partials and not op.rows:
                 before = cand.stages[s - 1]
                 heard = operand_layout(partial_operand(op, before), stage.grid.round(0))
-                costs = self.overlaps.costs([first_round(before.layout)], [heard], View.identity(heard.shape))
+                costs = self.overlaps.costs([in_slot(before.layout, 0)], [heard], View.identity(heard.shape))
                 self._alone(result, weight * stage.grid.rounds * np.diagonal(costs.weighed[0, 0]))
         for k, operand in enumerate(op.operands):
             tensor = operand.sources[0].tensor
             if problem.home.get(tensor) != (i, k):
                 continue
             stage = next(st for st in cand.stages if k in st.operands)
-            used = operand_layout(operand, stage.grid)
-            if home_layout(problem.graph, (i, k), cand) is used:
-                continue
-            needed = used if used.slots is None else operand_layout(operand, stage.grid.round(0))
-            rounds = 1 if used.slots is None else stage.grid.rounds
+            needed, rounds, _ = stage.brought(op, k)
             table = np.zeros(2, np.int64)
             for rows in (0, 1):
                 home = home_layout(problem.graph, (i, k), _in_order(cand, k, bool(rows)))
-                costs = self.overlaps.costs([home], [needed], View.identity(used.shape))
+                costs = self.overlaps.costs([home], [needed], View.identity(needed.shape))
                 table[rows] = costs.weighed[0, 0, rows, rows]
             self._alone(self._operand(v, k, op), weight * rounds * table)
 
@@ -153,8 +147,7 @@ def _ordered(cand: Candidate, op: TileOp, result: bool, rows: frozenset[int]) ->
     stages = []
     for s, stage in enumerate(cand.stages):
         last = s + 1 == len(cand.stages)
-        layout = stage.layout.in_order(result and (last or not op.rows))
-        stages.append(replace(stage, layout=layout, by_rows=rows & frozenset(stage.operands)))
+        stages.append(stage.in_orders(result and (last or not op.rows), rows))
     return replace(cand, stages=tuple(stages))
 
 

@@ -205,12 +205,13 @@ class Overlaps:
         for p, x in enumerate(a):
             for q, y in enumerate(b):
                 variant[p, q] = counted.variants(x, y)
+        alone = np.array([[x.layout.replicas == y.layout.replicas == 1 for y in b] for x in a])
         loads = edge_loads(
             *_joined([x.to for x in b]), _coordinates([[y.coords(g.dst, y.layout.replicas) for g in view.groups]
                                                        for y in b]),
             *_joined([x.at for x in a]), _coordinates([[x.coords(g.src, 1) for g in view.groups] for x in a]),
-            *_joined([x.home for x in a]), pair, variant, cut_src, cut_dst, self._edges.array(), self._pool.array(),
-            destinations[0].grain, self.target.tiles,
+            *_joined([x.home for x in a]), pair, variant, alone, cut_src, cut_dst, self._edges.array(),
+            self._pool.array(), destinations[0].grain, self.target.tiles,
         )  # fmt: skip
         costs = self._priced(loads, a, b, view.is_identity)
         if len(a) == len(every[0]) and len(b) == len(every[1]):
@@ -231,7 +232,7 @@ class Overlaps:
         into = np.take_along_axis(loads[..., None, 4::2], which, axis=3)
         both = np.take_along_axis(loads[..., None, 5::2], which, axis=3)
         rate = np.array([target.pair_bytes_per_cycle if y.pairs else target.exchange_bytes_per_cycle for y in b])
-        # Every element leaves its tile once however many tiles listen; what no other tile needs stays.
+        # Every element leaves its tile once however many tiles listen.
         port = np.maximum(most, np.minimum(out, total)) * item / rate[:, None, None]
         # Long runs are sent in several fragments.
         pieces = np.ceil(most * item / np.maximum(into, 1) / (4 * target.max_send_words))

@@ -9,6 +9,7 @@ __all__ = ["edge_loads"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Small = NDArray[np.int32]
+Flags = NDArray[np.bool_]
 
 
 @numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[misc, unused-ignore]
@@ -45,7 +46,7 @@ def _same(variant: Ints, p: int, q: int, first: Ints, kinds: int, order: int) ->
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def edge_loads(
     to: Small, to_at: Ints, dst: Small, at: Small, at_at: Ints, src: Small, home: Small, home_at: Ints, pair: Ints,
-    variant: Ints, cut_src: Ints, cut_dst: Ints, edges: Ints, pool: Ints, grain: int, tiles: int,
+    variant: Ints, alone: Flags, cut_src: Ints, cut_dst: Ints, edges: Ints, pool: Ints, grain: int, tiles: int,
 ) -> Floats:  # fmt: skip
     """[producers, consumers, 4 + 2 x orders]: the most elements that a tile receives, all received elements, the most
     that stay on a tile, the most that a tile sends; then, per pair of local orders, the most fragments received, and
@@ -54,6 +55,7 @@ def edge_loads(
     `to[to_at[q]:to_at[q + 1]]` are the tiles of the cells of consumer q, and `dst` has as many coordinates per group;
     `at`, `src` the same of producers; `home` per slot and tile the cell of the producer. `pair[p, q, g]` points into
     `pool` (see `Overlaps`), `variant[p, q, o, g]` says how runs are counted: 0 apart, 1 in any length, 2 in grains.
+    `alone[p, q]` says that no cell of either has replicas: what stays on a tile then leaves it for no other one.
     `cut_src[p, g]` and `cut_dst[q, g]` point into `edges`: cells, then their beginnings and ends.
     """
     producers, consumers, groups = pair.shape
@@ -171,6 +173,10 @@ def edge_loads(
                                 pieces *= pool[held_at[j] + (dst_hi[j] - dst_lo[j]) * (ways[k, j] + 1)]
                         apart[k] += pieces
                 local[t] += held
+                if alone[p, q]:
+                    sent[t] = max(sent[t] - held, 0.0)
+                    for k in range(kinds):
+                        code[k, t] = max(code[k, t] - apart[k], 0.0)
                 if want > held:
                     received[t] += want - held
                     for k in range(kinds):

@@ -6,7 +6,7 @@ from math import prod
 import numpy as np
 
 from ipucc.ops.graph import TileGraph
-from ipucc.passes.plan.enumerate import Hosted, worth_gathering
+from ipucc.passes.plan.price import Hosted, worth_gathering
 from ipucc.passes.plan.problem import Candidate
 from ipucc.tiles.cuts import Cut, cut_axis, nested_cut, owned, useful_parts
 from ipucc.tiles.layout import GRAIN_BYTES, Layout

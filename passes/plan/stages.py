@@ -3,11 +3,16 @@
 An op without a cut reduce axis is one stage. Cutting a reduce axis makes two: partials on every tile, then a
 reduction that deals the result cell of every group of tiles back to the tiles of the group. Cutting a row makes two on
 the same cells: statistics on every tile, then its own part of the result, of the statistics of all parts.
+
+Serial steps of the reduce axis, and steps in which sums rotate among the tiles along it, are rounds of one stage that
+add up: the last of them finishes the results, or the partials of what is still cut.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,10 +21,43 @@ from ipucc.codelets.rows import parts_axis
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Along, Axis, Operand, TileOp
 from ipucc.passes.plan.grid import Grid, Plan, grid_of, operand_layout, result_layout
-from ipucc.tiles.cuts import nested_cut, whole
+from ipucc.passes.plan.overlap import EdgeCost
+from ipucc.tiles.cuts import nested_cut, useful_parts, whole
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 
-__all__ = ["Stage", "first_round", "partial_operand", "stages_of"]
+__all__ = ["Brought", "Stage", "Sums", "in_slot", "partial_operand", "stages_of"]
+
+
+class Brought(NamedTuple):
+    """A layout that exchanges fill `times` times, and how many of the largest of them all are together."""
+
+    layout: Layout
+    times: int
+    weight: float
+
+    def cycles(self, cost: EdgeCost, phase: bool) -> int:
+        """Cycles of all times, `cost` being that of the largest; with the phases or without."""
+        return round(self.weight * (cost.exchange + cost.copy)) + (self.times * cost.sync if phase else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """What the rounds of a stage add up. `layouts[i]` is where the sums lie in round i, one and the same object where
+    they stay; `landed` has the cells of the finished ones. `in_place`: the last round writes its result over them, so
+    that its buffer is the stage's own.
+    """
+
+    first: Codelet
+    next: Codelet
+    dtype: str
+    layouts: tuple[Layout, ...]
+    landed: Grid
+    in_place: bool
+
+    @property
+    def rotate(self) -> bool:
+        """Whether the sums are handed on from round to round."""
+        return self.layouts[0] is not self.layouts[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +68,7 @@ class Stage:
     first. `suffix` tells the stages of one op apart. Ops that differ in names only share their stages. An operand that
     two stages read is brought once: both have the same cells on the same tiles, and a round of the one is followed by
     that of the other. `by_rows` are the operands whose cells lie by rows; partials lie like the stage that makes them.
+    Where rounds add up (`sums`), `codelet` is that of the last one, which alone reads what belongs to the epilogue.
     """
 
     suffix: str
@@ -42,49 +81,99 @@ class Stage:
     dtype: str
     macs: int
     by_rows: frozenset[int] = frozenset()
+    sums: Sums | None = None
 
     def operand_layout(self, op: TileOp, k: int, turn: int | None = None) -> Layout:
         """What the cells of the stage (or of one round of it) need of operand k, as it arrives."""
-        grid = self.grid if turn is None else self.grid.round(turn)
-        return operand_layout(op.operands[k], grid).in_order(k in self.by_rows)
+        grid = self.grid_for(op.operands[k])
+        cells = grid if turn is None else grid.round(turn)
+        return operand_layout(op.operands[k], cells).in_order(k in self.by_rows)
+
+    def codelet_of(self, turn: int) -> Codelet:
+        """The codelet of a round."""
+        if self.sums is None or turn == self.grid.rounds - 1:
+            return self.codelet
+        return self.sums.next if turn else self.sums.first
+
+    def read_in(self, turn: int, op: TileOp) -> tuple[int, ...]:
+        """The operands that a round reads."""
+        late = self.sums is not None and turn < self.grid.rounds - 1
+        return tuple(k for k in self.operands if not (late and op.operands[k].epilogue))
+
+    def grid_for(self, operand: Operand) -> Grid:
+        """The grid whose cells an operand follows: what is read with finished sums lies where they are."""
+        return self.sums.landed if self.sums is not None and operand.epilogue else self.grid
+
+    def brought(self, op: TileOp, k: int) -> Brought:
+        """What is brought of operand k: another part of it for every round that needs one, the largest part standing
+        for all; what all rounds need, and all that they need before sums rotate, at once."""
+        grid, full = self.grid_for(op.operands[k]), self.operand_layout(op, k)
+        if full.slots is None or grid.ring is not None:
+            return Brought(full, 1, 1.0)
+        return Brought(self.operand_layout(op, k, grid.largest()), grid.rounds, grid.weight())
+
+    def in_orders(self, result: bool, by_rows: frozenset[int]) -> "Stage":
+        """The stage with its result, and the sums that become it, by rows or by grains, and some operands by rows."""
+        made = {id(x): x.in_order(result) for x in (self.layout, *(self.sums.layouts if self.sums else ()))}
+        layout, sums = made[id(self.layout)], self.sums
+        if sums is not None:
+            sums = replace(sums, layouts=tuple(made[id(x)] for x in sums.layouts))
+        return replace(self, layout=layout, by_rows=by_rows & frozenset(self.operands), sums=sums)
 
 
 def stages_of(op: TileOp, plan: Plan) -> tuple[Stage, ...]:
     """The stages of an op under a plan; the last one's layout is where the op's result rests."""
     grid = grid_of(op, plan)
     shape = tuple(op.axis(a).size for a in op.result.axes)
-    cut = [a.name for a in op.axes if a.kind in ("reduce", "row") and grid.cells[a.name][0].size > 1]
+    added = grid.ring or (grid.serial if grid.serial and op.axis(grid.serial).kind == "reduce" else None)
+    done = grid if added is None else grid.summed(added, grid.rounds - 1)
+    cut = [a.name for a in op.axes if a.kind in ("reduce", "row") and done.cells[a.name][0].size > 1]
     if not cut:
-        layout = result_layout(op.result.axes, shape, op.result.dtype, op.result.grain_dim, grid)
-        return (
-            Stage(
-                "",
-                op.codelet,
-                grid,
-                tuple(range(len(op.operands))),
-                False,
-                layout,
-                op.result.axes,
-                op.result.dtype,
-                op.macs,
-            ),
-        )
+        layout = result_layout(op.result.axes, shape, op.result.dtype, op.result.grain_dim, done)
+        every = tuple(range(len(op.operands)))
+        only = Stage("", op.codelet, grid, every, False, layout, op.result.axes, op.result.dtype, op.macs)
+        return (only if added is None else _in_rounds(op, only, added, done, cut),)
     if op.partial is None or op.combine is None:
         raise ValueError(f"op {op.name!r} has no partials, but its plan cuts {cut}")
     if op.rows:
         return _along_rows(op, grid, op.partial, op.combine)
     held = (*cut, *op.result.axes)
-    sizes = (*(grid.cells[a][0].size for a in cut), *shape)
-    partials = _partial_layout(op, grid, cut, held, sizes)
+    sizes = (*(done.cells[a][0].size for a in cut), *shape)
+    partials = _partial_layout(op, done, cut, held, sizes)
     first = tuple(i for i, o in enumerate(op.operands) if not o.epilogue)
     make = Stage(".partials", op.partial, grid, first, False, partials, held, op.partial_dtype, op.macs)
-    joined = _combined_grid(op, grid, cut)
+    if added is not None:
+        make = _in_rounds(op, make, added, done, cut)
+    joined = _combined_grid(op, done, cut)
     layout = result_layout(op.result.axes, shape, op.result.dtype, op.result.grain_dim, joined)
     late = tuple(i for i, o in enumerate(op.operands) if o.epilogue)
     join = Stage(
         ".reduce", op.combine, joined, late, True, layout, op.result.axes, op.result.dtype, 0
     )  # fmt: skip
     return make, join
+
+
+def _in_rounds(op: TileOp, stage: Stage, added: str, done: Grid, cut: Sequence[str]) -> Stage:
+    """The stage with rounds that add up the axis `added`, which leave the cells of `done`; `cut` axes of these are
+    partials. ValueError for an op whose codelets cannot."""
+    make = op.partial
+    first, more = (make and make.in_round("first")), (make and make.in_round("next"))
+    last = stage.codelet.in_round("last")
+    if first is None or more is None or last is None:
+        raise ValueError(f"op {op.name!r} cannot add up {added} in rounds")
+    in_place = last.in_place and stage.dtype == op.partial_dtype
+    rounds = stage.grid.rounds
+    layouts: list[Layout] = []
+    for turn in range(rounds):
+        if layouts and stage.grid.ring is None:
+            layouts.append(layouts[0])
+        elif in_place and (turn == rounds - 1 or stage.grid.ring is None):
+            layouts.append(stage.layout)
+        else:
+            grid = stage.grid.summed(added, turn)
+            layouts.append(_partial_layout(op, grid, cut, stage.result_axes, stage.layout.shape))
+    sums = Sums(first, more, op.partial_dtype, tuple(layouts), done, in_place)
+    return replace(stage, codelet=last, sums=sums)
 
 
 def _along_rows(op: TileOp, grid: Grid, partial: Codelet, combine: Codelet) -> tuple[Stage, Stage]:
@@ -124,15 +213,15 @@ def partial_operand(op: TileOp, stage: Stage) -> Operand:
     return Operand((), shape, dims, stage.dtype, _grain_dim(op, lead))
 
 
-def first_round(layout: Layout) -> Layout:
-    """The part of a layout in slot 0 (all rounds of a serial plan look alike)."""
+def in_slot(layout: Layout, slot: int) -> Layout:
+    """The part of a layout in one slot, that of a round."""
     if layout.slots is None:
         return layout
     index = [slice(None)] * len(layout.shape)
     for d in range(len(layout.shape)):
         along = np.moveaxis(layout.slots, d, 0)
         if (along != along[:1]).any():
-            index[d] = slice(0, None, layout.slot_count)
+            index[d] = slice(slot, None, layout.slot_count)
     cuts = tuple((lo[s], hi[s]) for (lo, hi), s in zip(layout.cuts, index, strict=True))
     return replace(layout, cuts=cuts, tiles=layout.tiles[(*index, slice(None))], slots=None)
 
@@ -157,17 +246,14 @@ def _combined_grid(op: TileOp, grid: Grid, cut: Sequence[str]) -> Grid:
     order = [d for d in range(len(names)) if d != op.result.grain_dim]
     if names:
         order.append(op.result.grain_dim)
-    cells, left = dict(grid.cells), group
-    ways = [1] * len(names)
+    grains = []
     for d in order:
-        axis = op.axis(names[d])
-        if axis.kind == "whole" or axis.name == grid.serial:
-            continue
-        grain = _grain(op, axis)
         lo, hi = grid.cells[names[d]]
-        most = max(1, int((-(-(hi - lo) // grain)).max(initial=1)))
-        ways[d] = next(w for w in range(min(most, left), 0, -1) if left % w == 0)
-        left //= ways[d]
+        fixed = op.axis(names[d]).kind == "whole" or names[d] == grid.serial
+        grains.append(1 if fixed else int((-(-(hi - lo) // _grain(op, op.axis(names[d])))).max(initial=1)))
+    dealt = _dealt(tuple(grains), group)
+    ways = [dealt[order.index(d)] for d in range(len(names))]
+    cells = dict(grid.cells)
     for d, way in enumerate(ways):
         cells[names[d]] = nested_cut(grid.cells[names[d]], way, _grain(op, op.axis(names[d])))
     used = prod(ways)
@@ -183,6 +269,21 @@ def _combined_grid(op: TileOp, grid: Grid, cut: Sequence[str]) -> Grid:
             del cells[a.name]
     spread = spread.reshape(*spread.shape, *([1] * len(cut)))
     return Grid((*names, *cut), cells, np.ascontiguousarray(spread), grid.serial, grid.rounds)
+
+
+@cache
+def _dealt(grains: tuple[int, ...], tiles: int) -> tuple[int, ...]:
+    """In how many parts a cell of so many grains per axis is dealt to `tiles` tiles, so that the largest part is least;
+    of equal ones that with most parts of the first axes."""
+    if not grains:
+        return ()
+    first, *others = grains
+    found = []
+    for ways in useful_parts(first, tiles).tolist():
+        rest = _dealt(tuple(others), tiles // ways)
+        size = -(-first // ways) * prod(-(-n // w) for n, w in zip(others, rest, strict=True))
+        found.append((-size, (ways, *rest)))
+    return max(found)[1]
 
 
 def _grain(op: TileOp, axis: Axis) -> int:

@@ -1,5 +1,6 @@
 """From placed ops to a program: exchanges and compute sets in turn, over buffers without addresses."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from ipucc.codelets.base import Cells, Codelet
 from ipucc.ops.graph import TileGraph
-from ipucc.ops.spec import Operand, TileOp
+from ipucc.ops.spec import Everything, Operand, TileOp
 from ipucc.passes.plan.grid import Grid, operand_layout, packing
 from ipucc.passes.plan.place import Placement
 from ipucc.passes.plan.problem import Candidate
@@ -84,77 +85,108 @@ class _Lowering:
     def _op(self, i: int, op: TileOp, chosen: Candidate) -> None:
         results: list[int] = []
         shared: dict[tuple[int, int], tuple[int, Layout]] = {}
-        # Round by round through all stages: what two stages read is then needed for one round only.
-        for turn in range(chosen.stages[0].grid.rounds):
+        sums: dict[int, int] = {}
+        # Round by round through all stages: what two stages read is then needed for one round only. A stage without
+        # rounds behind one with rounds comes once, at the end.
+        rounds = max(stage.grid.rounds for stage in chosen.stages)
+        for turn in range(rounds):
             for s, stage in enumerate(chosen.stages):
                 if turn == 0:
                     results.append(self._buffer(op.name + stage.suffix, stage.dtype, stage.layout))
-                self._round(i, op, chosen, stage, turn, results[s], results[s - 1] if s else -1, shared)
+                own = turn - rounds + stage.grid.rounds
+                if own >= 0:
+                    self._round(i, op, chosen, stage, own, results[s], results[s - 1] if s else -1, shared, sums)
         self.held[op.result.tensor] = results[-1]
 
     def _round(
         self, i: int, op: TileOp, chosen: Candidate, stage: Stage, turn: int, result: int, partials: int,
-        shared: dict[tuple[int, int], tuple[int, Layout]],
+        shared: dict[tuple[int, int], tuple[int, Layout]], sums: dict[int, int],
     ) -> None:  # fmt: skip
-        name, grid = op.name + stage.suffix, stage.grid.round(turn)
+        name, grid = op.name + stage.suffix, stage.grid
+        label = name if grid.rounds == 1 else f"{name}.{turn}"
+        tiles, at = grid.vertices(turn)
         moves: list[Move] = []
         fills: list[Fill] = []
-        packs: list[tuple[int, int, Operand]] = []
+        packs: list[tuple[Operand, int, int]] = []
         bound: list[Binding] = []
         if stage.takes_partials:
             before = chosen.stages[0]
             operand = partial_operand(op, before)
-            src = self.buffers[partials].layout
-            layout = operand_layout(operand, grid).in_order(src.by_rows)
+            layout = operand_layout(operand, grid.round(turn)).in_order(self.buffers[partials].layout.by_rows)
             dst = self._buffer(f"{name}.in", before.dtype, layout)
-            view = View.identity(src.shape)
-            moves.append(Move(partials, dst, self._tracks(src, layout, view), view))
-            bound.append(Binding(dst, _cells_of(grid, operand, layout, 1, 0)))
-        for k in stage.operands:
+            moves.append(self._move(partials, dst))
+            bound.append(Binding(dst, _cells_of(at, grid, operand, layout)))
+        for k in stage.read_in(turn, op):
             operand = op.operands[k]
+            cut = stage.grid_for(operand)
             full = stage.operand_layout(op, k)
-            rounds = stage.grid.rounds
             ready = self._resident(i, k, operand, full, chosen)
             if ready is not None:
-                bound.append(Binding(ready, _cells_of(grid, operand, full, rounds, turn), operand.fill))
+                bound.append(Binding(ready, _cells_of(at, grid, operand, full), operand.fill))
                 continue
             # Rounds share what all of them need; stages share the rest, round by round.
-            key = k, turn if full.slots is not None else 0
-            if key in shared:
-                b, layout = shared[key]
-                bound.append(Binding(b, _cells_of(grid, operand, layout, 1, 0), operand.fill))
-                continue
-            layout = stage.operand_layout(op, k, turn)
-            b = self._collect(f"{name}.in{k}", operand, layout, moves, fills)
-            if operand.pack_dim is not None:
-                packed = operand_layout(operand, grid, operand.pack_dim)
-                p = self._buffer(f"{name}.packed{k}", operand.dtype, packed)
-                packs.append((b, p, operand))
-                b, layout = p, packed
-            shared[key] = (b, layout)
-            bound.append(Binding(b, _cells_of(grid, operand, layout, 1, 0), operand.fill))
-        label = name if stage.grid.rounds == 1 else f"{name}.{turn}"
+            once = full.slots is None or cut.ring is not None
+            key = k, 0 if once else turn
+            if key not in shared:
+                cells = cut if once else cut.round(turn)
+                layout = full if once else stage.operand_layout(op, k, turn)
+                b = self._collect(f"{name}.in{k}", operand, layout, moves, fills)
+                if operand.pack_dim is not None:
+                    layout = operand_layout(operand, cells, operand.pack_dim)
+                    p = self._buffer(f"{name}.packed{k}", operand.dtype, layout)
+                    packs.append((operand, b, p))
+                    b = p
+                shared[key] = b, layout
+            b, layout = shared[key]
+            bound.append(Binding(b, _cells_of(at, grid, operand, layout), operand.fill))
+        into = result
+        if stage.sums is not None:
+            into = self._sums(name, stage, turn, result, sums, moves)
+            if turn:
+                bound.append(Binding(sums[turn], _places(at, grid, stage.result_axes, stage.sums.layouts[turn])))
         if moves or fills:
             self.steps.append(self._ordered(Exchange(f"{label}.exchange", tuple(moves), tuple(fills))))
-        for b, p, operand in packs:
-            self.steps.append(self._pack(f"{label}.pack", grid, operand, b, p))
-        lo, n = _cell_extents(grid)
-        written = [Binding(result, _result_cells(grid, stage, turn))]
-        if stage.codelet.has_scratch:
-            written.append(self._scratch(f"{label}.scratch", stage.codelet, grid, n))
+        for operand, b, p in packs:
+            self.steps += self._pack(f"{label}.pack", operand, b, p)
+        lo, n = grid.extents(turn)
+        written = [Binding(into, _places(at, grid, stage.result_axes, self.buffers[into].layout))]
+        codelet = stage.codelet_of(turn)
+        if codelet.has_scratch:
+            written.append(self._scratch(f"{label}.scratch", codelet, tiles, n))
         self.steps.append(
-            Compute(
-                label, stage.codelet, grid.tiles.reshape(-1), Cells(lo, n), tuple(bound), tuple(written),
-                stage.macs if turn == 0 else 0,
-            )
-        )  # fmt: skip
+            Compute(label, codelet, tiles, Cells(lo, n), tuple(bound), tuple(written), stage.macs if turn == 0 else 0)
+        )
 
-    def _scratch(self, name: str, codelet: Codelet, grid: Grid, n: dict[str, np.ndarray]) -> Binding:
+    def _sums(
+        self, name: str, stage: Stage, turn: int, result: int, held: dict[int, int], moves: list[Move]
+    ) -> int:  # fmt: skip
+        """The buffer that a round which adds up writes; `held` gets the one where it finds the sums, or leaves the
+        first ones."""
+        sums = stage.sums
+        assert sums is not None
+        last = turn == stage.grid.rounds - 1
+        if turn and not sums.rotate:
+            held[turn] = held[turn - 1]
+        elif sums.layouts[turn] is stage.layout:
+            held[turn] = result
+        else:
+            held[turn] = self._buffer(f"{name}.sums", sums.dtype, sums.layouts[turn])
+        if turn and sums.rotate:
+            moves.append(self._move(held[turn - 1], held[turn]))
+        return result if last else held[turn]
+
+    def _move(self, src: int, dst: int) -> Move:
+        """The same tensor in another layout."""
+        a, b = self.buffers[src].layout, self.buffers[dst].layout
+        view = View.identity(a.shape)
+        return Move(src, dst, self._tracks(a, b, view), view)
+
+    def _scratch(self, name: str, codelet: Codelet, tiles: Ints, n: dict[str, np.ndarray]) -> Binding:
         """Bytes for every vertex of a round, as many as the one that needs most of them."""
-        vertices = grid.tiles.size
+        vertices = tiles.size
         size = max(1, int(codelet.temp_bytes(n, self.target).max(initial=0)))
         cuts = cut_axis(vertices, vertices), whole(size)
-        layout = Layout((vertices, size), cuts, grid.tiles.reshape(vertices, 1, 1), 1, 1)
+        layout = Layout((vertices, size), cuts, tiles.reshape(vertices, 1, 1), 1, 1)
         return Binding(self._buffer(name, "uint8", layout), np.arange(vertices, dtype=np.int32))
 
     def _resident(self, i: int, k: int, operand: Operand, full: Layout, chosen: Candidate) -> int | None:
@@ -207,16 +239,19 @@ class _Lowering:
             self.orders[key] = best_order(step, self.buffers, self.target)
         return Exchange(step.name, step.moves, step.fills, self.orders[key])
 
-    def _pack(self, name: str, grid: Grid, operand: Operand, src: int, dst: int) -> Compute:
-        """Re-orders every cell of an operand on its tile, once per tile that holds one."""
+    def _pack(self, name: str, operand: Operand, src: int, dst: int) -> Iterator[Compute]:
+        """Re-orders every cell of an operand on its tile, once per tile that holds one; one compute set per slot."""
         layout = self.buffers[dst].layout
-        cells = np.repeat(np.arange(prod(layout.grid), dtype=np.int32), layout.replicas)
-        tiles = layout.tiles.reshape(-1)
-        axes = tuple(f"d{d}" for d in range(len(operand.shape)))
-        at = np.unravel_index(cells, layout.grid) if layout.grid else ()
-        lo = {a: layout.cuts[d][0][at[d]].astype(np.int64) for d, a in enumerate(axes)}
-        n = {a: (layout.cuts[d][1] - layout.cuts[d][0])[at[d]].astype(np.int64) for d, a in enumerate(axes)}
-        return Compute(name, packing(operand), tiles, Cells(lo, n), (Binding(src, cells),), (Binding(dst, cells),))
+        every = np.repeat(np.arange(prod(layout.grid), dtype=np.int32), layout.replicas)
+        slots = np.zeros(every.size, np.int32) if layout.slots is None else layout.slots.reshape(-1)[every]
+        codelet = packing(operand)
+        for slot in range(layout.slot_count):
+            picked = slots == slot
+            cells, tiles = every[picked], layout.tiles.reshape(-1)[picked]
+            at = np.unravel_index(cells, layout.grid) if layout.grid else ()
+            lo = {a: layout.cuts[d][0][at[d]].astype(np.int64) for d, a in enumerate(codelet.axes)}
+            n = {a: (layout.cuts[d][1] - layout.cuts[d][0])[at[d]].astype(np.int64) for d, a in enumerate(codelet.axes)}
+            yield Compute(name, codelet, tiles, Cells(lo, n), (Binding(src, cells),), (Binding(dst, cells),))
 
 
 def _fingerprint(layout: Layout) -> tuple[object, ...]:
@@ -245,40 +280,19 @@ def _in_place(tracks: tuple[Track, ...], src: Layout, dst: Layout) -> bool:
     return bool((src.tiles.reshape(-1)[sc] == dst.tiles.reshape(-1)[dc]).all())
 
 
-def _coords(grid: Grid) -> dict[str, Ints]:
-    """Per axis of the grid, the coordinate of every vertex (flat order of the grid)."""
-    index = np.unravel_index(np.arange(grid.tiles.size), grid.tiles.shape) if grid.axes else ()
-    return {a: i.astype(np.int32) for a, i in zip(grid.axes, index, strict=True)}
+def _cells_of(at: dict[str, Ints], grid: Grid, operand: Operand, layout: Layout) -> Ints:
+    """Which cell of an operand's layout every vertex reads, given the cells of its axes."""
+    axes = tuple(None if isinstance(d, Everything) else d.axis for d in operand.dims)
+    return _places(at, grid, axes, layout)
 
 
-def _cell_extents(grid: Grid) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    coords = _coords(grid)
-    lo = {a: grid.cells[a][0][coords[a]].astype(np.int64) for a in grid.axes}
-    n = {a: (grid.cells[a][1] - grid.cells[a][0])[coords[a]].astype(np.int64) for a in grid.axes}
-    return lo, n
-
-
-def _cells_of(grid: Grid, operand: Operand, layout: Layout, rounds: int, turn: int) -> Ints:
-    """Which cell of the operand's layout every vertex of a round reads. `rounds` > 1: the layout holds all rounds."""
-    coords = _coords(grid)
-    flat = np.zeros(grid.tiles.size, np.int64)
-    for d, size in enumerate(layout.grid):
-        axis, _ = operand.cut(d, grid.cells)
-        at = np.zeros(grid.tiles.size, np.int64)
+def _places(at: dict[str, Ints], grid: Grid, axes: Sequence[str | None], layout: Layout) -> Ints:
+    """The flat index of the cell of a layout with dimensions along `axes` for every vertex. A layout may hold the cells
+    of all rounds, or one in the place of those of all rounds: those of one round, or their sums."""
+    flat = np.zeros(next(iter(at.values())).size, np.int64)
+    for axis, size in zip(axes, layout.grid, strict=True):
+        index: Ints | int = 0
         if axis is not None:
-            at = coords[axis].astype(np.int64)
-            if rounds > 1 and size == grid.cells[axis][0].size * rounds:
-                at = at * rounds + turn
-        flat = flat * size + at
-    return flat.astype(np.int32)
-
-
-def _result_cells(grid: Grid, stage: Stage, turn: int) -> Ints:
-    coords = _coords(grid)
-    flat = np.zeros(grid.tiles.size, np.int64)
-    for axis, size in zip(stage.result_axes, stage.layout.grid, strict=True):
-        at = coords[axis].astype(np.int64)
-        if stage.grid.rounds > 1 and axis == stage.grid.serial:
-            at = at * stage.grid.rounds + turn
-        flat = flat * size + at
+            index = at[axis] if size == grid.cells[axis][0].size else at[axis] // grid.rounds
+        flat = flat * size + index
     return flat.astype(np.int32)

@@ -36,11 +36,14 @@ def counted(src: Layout, dst: Layout, view: View) -> EdgeCost:
     received: Counter[int] = Counter()
     local: Counter[int] = Counter()
     sent: Counter[int] = Counter()
+    # What stays on a tile is sent all the same where other tiles want it, too; without replicas none does.
+    alone = src.replicas == dst.replicas == 1
     for cell in np.ndindex(*dst.grid):
         box = tuple(slice(max(int(lo[i]), 0), int(hi[i])) for (lo, hi), i in zip(dst.cuts, cell, strict=True))
         wanted, moved = source[box].reshape(-1), size[box].reshape(-1)
         for element, n in zip(wanted[wanted >= 0].tolist(), moved[wanted >= 0].tolist(), strict=True):
-            sent[home[element][0]] += n
+            if not alone or home[element][0] != dst.tiles[cell][0]:
+                sent[home[element][0]] += n
             for tile in dst.tiles[cell].tolist():
                 (local if tile in home[element] else received)[tile] += n
     copy = ceil(max(local.values(), default=0) / TARGET.copy_bytes_per_cycle)

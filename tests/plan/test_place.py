@@ -15,7 +15,6 @@ from ipucc.diagnostics import DoesNotFit
 from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.effort import Progress
-from ipucc.passes.plan.grid import operand_layout
 from ipucc.passes.plan.numbers import Numbers
 from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.place import place
@@ -51,8 +50,7 @@ def recomputed(problem: Problem, choice: Sequence[int]) -> tuple[int, int]:
             stage = next(s for s in chosen[i].stages if k in s.operands)
             if problem.home.get(operand.sources[0].tensor) == (i, k):
                 continue
-            needed = operand_layout(operand, stage.grid.round(0))
-            rounds = stage.grid.rounds if operand_layout(operand, stage.grid).slots is not None else 1
+            needed, rounds, weight = stage.brought(graph.ops[i].in_form(chosen[i].form), k)
             for source in operand.sources:
                 if source.tensor in made:
                     held = chosen[made[source.tensor]].layout
@@ -64,7 +62,7 @@ def recomputed(problem: Problem, choice: Sequence[int]) -> tuple[int, int]:
                 cost = overlaps.costs([held], [needed], source.view).best().of(0, 0)
                 # All operands of a stage arrive in one phase: its overhead is counted once.
                 phase = cost.sync if k == chosen[i].fetching else 0
-                cycles += (cost.exchange + cost.copy + phase) * rounds
+                cycles += round((cost.exchange + cost.copy) * weight) + phase * rounds
     last = {op.result.tensor: i for i, op in enumerate(graph.ops)}
     for i, op in enumerate(graph.ops):
         last |= {s.tensor: i for o in op.operands for s in o.sources if s.tensor in made}

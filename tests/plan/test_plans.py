@@ -10,8 +10,9 @@ import pytest
 
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.spec import Operand, TileOp
-from ipucc.passes.plan.enumerate import Hosted, enumerate_plans
+from ipucc.passes.plan.enumerate import enumerate_plans
 from ipucc.passes.plan.grid import Plan, grid_of, operand_layout
+from ipucc.passes.plan.price import Hosted
 from ipucc.passes.plan.stages import partial_operand, stages_of
 from ipucc.target import Target, load_target
 from ipucc.tiles.layout import Layout
@@ -63,7 +64,7 @@ def test_grids_are_valid(name: str, tiles: int, graph_for: GraphFor) -> None:
     target = machine(tiles)
     for op, found in plans(graph_for(name, target), target):
         assert 1 <= len(found) <= 12
-        assert len({(p.parts, p.serial, p.gathered) for p in found}) == len(found)
+        assert len({(p.parts, p.serial, p.gathered, p.rotates) for p in found}) == len(found)
         for plan in found:
             grid = grid_of(op, plan)
             assert set(grid.axes) == {a.name for a in op.axes}
@@ -150,8 +151,9 @@ def _no_two_cells_in_one_place(layout: Layout) -> None:
 
 def test_little_memory_makes_serial_plans(graph_for: GraphFor, held: Held) -> None:
     target = machine(4, 65_536)
-    serial = 0
-    for op, found in plans(graph_for("mlp", target), target, budget=3_000, keep=24):
+    serial, added = 0, 0
+    graph = graph_for("mlp", target)
+    for op, found in (*plans(graph, target, budget=12_000, keep=24), *plans(graph, target, budget=3_000, keep=24)):
         for plan in found:
             if plan.serial is None:
                 continue
@@ -159,13 +161,46 @@ def test_little_memory_makes_serial_plans(graph_for: GraphFor, held: Held) -> No
             name, rounds = plan.serial
             grid = grid_of(op, plan)
             assert grid.rounds == rounds > 1
-            assert op.axis(name).kind == "parallel"
             assert grid.cells[name][0].size == dict(plan.parts)[name] * rounds
-            for stage in stages_of(op, plan):
+            stages = stages_of(op, plan)
+            adds = stages[0].sums is not None
+            assert op.axis(name).kind == ("reduce" if adds and not plan.rotates else "parallel")
+            added += adds
+            for stage in stages:
                 assert (held(stage.layout) == 1).all()
                 _no_two_cells_in_one_place(stage.layout)
-                assert stage.layout.slot_count == rounds
-    assert serial
+                # Rounds that add up write one and the same cell.
+                assert stage.layout.slot_count == (1 if adds else rounds)
+    assert serial > added > 0
+
+
+def test_sums_rotate_past_all_tiles_of_a_ring(graph_for: GraphFor, held: Held) -> None:
+    op = next(op for op in graph_for("mlp", machine(64)).ops if op.kind == "MatMul")
+    plan = Plan((("m", 2), ("k", 6), ("n", 2)), ("m", 3), rotates=True)
+    (make, _), grid = stages_of(op, plan), grid_of(op, plan)
+    assert make.sums is not None
+    assert make.layout.grid[0] == 2  # two rings of three leave two partials
+    seen: dict[tuple[int, ...], set[int]] = {}
+    for turn, layout in enumerate(make.sums.layouts):
+        tiles, at = grid.vertices(turn)
+        assert np.unique(tiles).size == tiles.size == 24
+        assert (held(layout) == 1).all()
+        for i, tile in enumerate(tiles.tolist()):
+            cell = int(at["k"][i]) // 3, int(at["m"][i]), int(at["n"][i])
+            assert layout.tiles[(*cell, 0)] == tile
+            seen.setdefault(cell, set()).add(int(at["k"][i]))
+    # Every sum has met all of its share of the reduced axis.
+    assert len(seen) == 2 * 6 * 2
+    assert all(parts == {3 * g, 3 * g + 1, 3 * g + 2} for (g, _, _), parts in seen.items())
+
+
+def test_rounds_that_cannot_add_up_are_refused(graph_for: GraphFor) -> None:
+    graph = graph_for("mlp", machine(64))
+    product = next(op for op in graph.ops if op.kind == "MatMul")
+    with pytest.raises(ValueError, match="no rings of 2"):
+        grid_of(product, Plan((("m", 2), ("k", 3), ("n", 2)), ("m", 2), rotates=True))
+    with pytest.raises(ValueError, match="cannot add up k"):
+        stages_of(replace(product, partial=None), Plan((("m", 1), ("k", 1), ("n", 1)), ("k", 2)))
 
 
 @pytest.mark.parametrize("name", [*NAMES, "sparse"])

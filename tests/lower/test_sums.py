@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from ipucc.api import Executable
@@ -138,3 +140,45 @@ def test_any_rounds_add_up_to_the_same(
     save_program(compiled.program, tmp_path / "sums.ipux")
     read = load_program(tmp_path / "sums.ipux")
     assert Executable(read).run({"x": x}).cycles.total == compiled.cycles["total"]
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[tuple[int, int, int], Plan]:
+    """A product and any plan of it with rounds that add up, on at most 48 tiles."""
+    m, k, n = draw(st.integers(1, 40)), draw(st.integers(8, 150)), draw(st.integers(1, 60))
+    grains = {"m": m, "k": -(-k // 4), "n": -(-n // 4)}
+    rotates = draw(st.booleans()) and max(grains["m"], grains["n"]) > 1
+    if rotates:
+        rounds = draw(st.integers(2, min(4, grains["k"])))
+        parts = {"k": rounds * draw(st.integers(1, min(2, grains["k"] // rounds)))}
+        serial = draw(st.sampled_from([a for a in "mn" if grains[a] > 1])), rounds
+    else:
+        parts = {"k": draw(st.integers(1, min(6, grains["k"] // 2)))}
+        serial = "k", draw(st.integers(2, min(6, grains["k"] // parts["k"])))
+    for axis in draw(st.permutations("mn")):
+        parts[axis] = draw(st.integers(1, min(grains[axis], TILES // prod(parts.values()))))
+    order = draw(st.permutations(sorted(parts)))
+    plan = Plan(tuple((a, parts[a]) for a in order), serial, draw(st.booleans()), rotates=rotates)
+    return (m, k, n), plan
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=plans(), form=st.integers(0, 1))
+def test_rounds_leave_nothing_out_and_add_nothing_twice(
+    drawn: tuple[tuple[int, int, int], Plan], form: int, machine_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (m, k, n), plan = drawn
+    values = np.random.default_rng(0)
+    x, w = (values.integers(-8, 9, shape).astype(np.float32) for shape in ((m, k), (k, n)))
+    made = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[{m},{k}] x) => (float[{m},{n}] y) {{ y = MatMul(x, w) }}'
+    )
+    made.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    monkeypatch.setattr(building, "enumerate_plans", lambda *_: Enumerated([(form, plan)], 1))
+    target = machine_file(tiles=TILES, phase_cycles=TILES)
+    compiled = compile_model(made, CompileOptions(target=str(target), solver="greedy"))
+    result = Executable(compiled.program).run({"x": x}, checked=True)
+    # Whole numbers: sums are exact in any order.
+    np.testing.assert_array_equal(result.outputs["y"], x @ w)
+    assert result.cycles.total == compiled.cycles["total"]

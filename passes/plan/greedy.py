@@ -77,15 +77,20 @@ def descended(numbers: Numbers, choice: Choice, cap: int, rounds: int = 8, stop:
     does not say otherwise."""
     choice = choice.copy()
     usage = numbers.usage(choice)
+    # Where nothing is better, nothing is until a neighbour changes.
+    dirty = np.ones(numbers.size, np.bool_)
     for _ in range(rounds):
         if stop():
             break
         changed = False
         for v in range(numbers.size):
+            if not dirty[v]:
+                continue
             now = int(choice[v])
             cost = _next_to(numbers.cycles[v], numbers.touching[v], choice)
             better = np.flatnonzero(cost < cost[now])
             if not better.size:
+                dirty[v] = False
                 continue
             rows, held = numbers.uses(v)
             for p in better[np.argsort(cost[better], kind="stable")].tolist():
@@ -93,6 +98,7 @@ def descended(numbers: Numbers, choice: Choice, cap: int, rounds: int = 8, stop:
                 then[rows] += held[p] - held[now]
                 if (then <= cap).all():
                     choice[v], usage, changed = p, then, True
+                    dirty[[u for u, _ in numbers.touching[v]]] = True
                     break
         if not changed:
             break

@@ -131,12 +131,19 @@ class Numbers:
             found[p.second].append((p.first, np.ascontiguousarray(p.table.T)))
         return tuple(tuple(f) for f in found)
 
-    def uses(self, v: int) -> tuple[Vec, Vec]:
+    @cached_property
+    def _uses(self) -> tuple[tuple[Vec, Table], ...]:
+        found = []
+        for v in range(self.size):
+            s = slice(int(self.use_start[v]), int(self.use_start[v + 1]))
+            held = np.outer(self.result[v], self.use_count[s]) + np.outer(self.temp[v], self.use_runs[s])
+            found.append((self.use_row[s], held))
+        return tuple(found)
+
+    def uses(self, v: int) -> tuple[Vec, Table]:
         """The rows that a variable has a share in besides its resident bytes [rows], and its candidates' bytes there
         [candidates, rows], resident bytes left out."""
-        s = slice(int(self.use_start[v]), int(self.use_start[v + 1]))
-        held = np.outer(self.result[v], self.use_count[s]) + np.outer(self.temp[v], self.use_runs[s])
-        return self.use_row[s], held
+        return self._uses[v]
 
     def cost(self, choice: Choice) -> int:
         """Cycles of a choice; FORBIDDEN or more if two of its candidates exclude each other."""

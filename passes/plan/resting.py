@@ -55,6 +55,8 @@ def resting(used: Layout, kind: Hosted, gathered: bool) -> Layout:
     of what they share lies in the last of them. The copy of a cell is dealt out to the tiles that share the cell. What
     is cut out of order is spread.
     """
+    if kind == "weight" and not gathered:
+        return used
     parts = [_inside(cut, n) for cut, n in zip(used.cuts, used.shape, strict=True)]
     held = prod(int((hi - lo).sum()) for lo, hi in parts)
     if held <= prod(used.shape) and used.replicas == 1:
@@ -69,7 +71,7 @@ def resting(used: Layout, kind: Hosted, gathered: bool) -> Layout:
         one = replace(one, tiles=tiles[one.tiles], by_rows=used.by_rows)
     if kind == "input":
         return one
-    return one if gathered and bool(worth_gathering(np.asarray(used.nbytes), one.nbytes)) else used
+    return one if bool(worth_gathering(np.asarray(used.nbytes), one.nbytes)) else used
 
 
 def _inside(cut: Cut, size: int) -> Cut:

@@ -4,6 +4,7 @@ Bytes do not depend on the local orders of the layouts, fragments do: costs are 
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -23,6 +24,8 @@ Small = NDArray[np.int32]
 
 _FLATS: Final = 4096
 """Layouts whose flat arrays are kept: up to some 50 KB each."""
+_SHARED: Final = 32
+"""Pairs of layouts from which on two threads share them. They are independent, so their costs are the same."""
 _CODE_WEIGHT: Final = 1 / 32
 """Cycles that a byte of exchange code counts for where a local order is chosen; it breaks ties, no more."""
 
@@ -206,23 +209,37 @@ class Overlaps:
             for q, y in enumerate(b):
                 variant[p, q] = counted.variants(x, y)
         alone = np.array([[x.layout.replicas == y.layout.replicas == 1 for y in b] for x in a])
-        loads = edge_loads(
-            *_joined([x.to for x in b]), _coordinates([[y.coords(g.dst, y.layout.replicas) for g in view.groups]
-                                                       for y in b]),
-            *_joined([x.at for x in a]), _coordinates([[x.coords(g.src, 1) for g in view.groups] for x in a]),
-            *_joined([x.home for x in a]), pair, variant, alone, cut_src, cut_dst, self._edges.array(),
-            self._pool.array(), destinations[0].grain, self.target.tiles,
-        )  # fmt: skip
+        to, to_at = _joined([x.to for x in b])
+        dst = _coordinates([[y.coords(g.dst, y.layout.replicas) for g in view.groups] for y in b])
+        at, at_at = _joined([x.at for x in a])
+        src = _coordinates([[x.coords(g.src, 1) for g in view.groups] for x in a])
+        home, home_at = _joined([x.home for x in a])
+        edges, pool = self._edges.array(), self._pool.array()
+
+        def loads_of(begin: int, end: int) -> NDArray[np.float64]:
+            these, bounds = slice(begin, end), slice(begin, end + 1)
+            return edge_loads(
+                to, to_at, dst, at, at_at[bounds], src, home, home_at[bounds], pair[these], variant[these],
+                alone[these], cut_src[these], cut_dst, edges, pool, destinations[0].grain, self.target.tiles,
+            )  # fmt: skip
+
+        if len(a) * len(b) < _SHARED:
+            loads = loads_of(0, len(a))
+        else:
+            with ThreadPoolExecutor(1) as helper:
+                half = helper.submit(loads_of, 0, len(a) // 2)
+                rest = loads_of(len(a) // 2, len(a))
+            loads = np.concatenate([half.result(), rest])
         costs = self._priced(loads, a, b, view.is_identity)
         if len(a) == len(every[0]) and len(b) == len(every[1]):
             return costs
-        at = np.ix_(
+        spread = np.ix_(
             *(
                 [[x.content for x in few].index(x.content) for x in all_]
                 for few, all_ in zip((a, b), every, strict=True)
             )
         )
-        return EdgeCosts(costs.exchange[at], costs.copy[at], costs.sync[at], costs.code[at])
+        return EdgeCosts(costs.exchange[spread], costs.copy[spread], costs.sync[spread], costs.code[spread])
 
     def _priced(self, loads: NDArray[np.float64], a: list[_Flat], b: list[_Flat], identity: bool) -> EdgeCosts:
         target, item = self.target, b[0].layout.itemsize

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from ipucc.codelets.base import Codelet
 from ipucc.dtypes import itemsize
 from ipucc.ops.graph import TileGraph, live_results
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
+from ipucc.passes.plan.aligned import aligned_cuts
 from ipucc.passes.plan.effort import plans_of_each
 from ipucc.passes.plan.enumerate import enumerate_plans
 from ipucc.passes.plan.grid import Plan, following, operand_layout, packing
@@ -93,11 +94,13 @@ class _Maker:
             text += f"x{self.alike[text]} of {self.keep} in {self.budget}"
             if follow is not None:
                 text += f"<{follow[1]} {self.signatures[follow[0]]}"
+            cuts = self._aligned(op, planned)
+            text += json.dumps([sorted(cut.items()) for cut in cuts])
             sig = hashlib.sha256(text.encode()).hexdigest()
             self.signatures.append(sig)
             layouts = [c.layout for c in planned[follow[0]].candidates] if follow is not None else []
             operand = follow[1] if follow is not None else -1
-            planned.append(self.known.planned(sig, op, layouts, partial(self._planned, i, op, layouts, operand)))
+            planned.append(self.known.planned(sig, op, layouts, partial(self._planned, i, op, layouts, operand, cuts)))
         variable, kept = self._variables()
         weight = [0] * len(kept)
         for v in variable:
@@ -224,14 +227,27 @@ class _Maker:
                 return self.producer[source.tensor], k  # fmt: skip
         return None
 
-    def _planned(self, i: int, op: TileOp, layouts: Sequence[Layout], operand: int) -> Planned:
-        """The candidates of an op, those among them that take over one of the `layouts` of an operand."""
+    def _aligned(self, op: TileOp, planned: Sequence[Planned]) -> list[Mapping[str, int]]:
+        """Cuts of what an op reads that it may take over, of all plans that depend on their op alone."""
+        found: list[Mapping[str, int]] = []
+        for k, o in enumerate(op.operands):
+            if len(o.sources) == 1 and o.sources[0].tensor in self.producer:
+                before = planned[self.producer[o.sources[0].tensor]]
+                layouts = [c.layout for c in before.candidates[: before.own]]
+                found += aligned_cuts(op, k, o.sources[0].view, layouts, self.keep)
+        return found
+
+    def _planned(
+        self, i: int, op: TileOp, layouts: Sequence[Layout], operand: int, cuts: Sequence[Mapping[str, int]]
+    ) -> Planned:
+        """The candidates of an op, those among them that take over one of the `layouts` of an operand, or some of the
+        `cuts` of what the op reads."""
         base = self.hosted(i, op)
         # Where the host writes what a form would have to fetch, other readers hold it to their grains.
         usable = [f for f in range(len(op.forms) + 1) if self.hosted(i, op.in_form(f)) == base]
         forms = [op.in_form(f) for f in usable]
         alike = self.alike[self._signature(i, op)]
-        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike)
+        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike, cuts)
         found = [self.candidate(forms[at], usable[at], base, plan) for at, plan in enumerated.plans]
         followed = [-1] * len(found)
         for at, layout in enumerate(layouts):
@@ -239,7 +255,7 @@ class _Maker:
             if plan is not None:
                 found.append(self.candidate(op, 0, base, plan, operand))
                 followed.append(at)
-        return Planned(found, enumerated.combinations + sum(at >= 0 for at in followed), followed)
+        return Planned(found, enumerated.combinations + sum(at >= 0 for at in followed), followed, enumerated.own)
 
     def candidate(self, op: TileOp, form: int, hosted: tuple[Hosted, ...], plan: Plan, followed: int = -1) -> Candidate:
         stages = stages_of(op, plan)

@@ -5,7 +5,7 @@ operands crowd a tile, so is every combination in serial steps: of a parallel ax
 axis while sums rotate. A diverse set is kept: the fastest, the leanest, and the fastest of differing shapes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -32,23 +32,27 @@ _CROWDED: Final = 4
 @dataclass(frozen=True, eq=False)
 class Enumerated:
     """Plans worth offering to placement, as (position of the form, plan), out of so many `combinations` of part counts,
-    serial steps and forms that were priced."""
+    serial steps and forms that were priced. The first `own` do not depend on cuts of others."""
 
     plans: list[tuple[int, Plan]]
     combinations: int
+    own: int
 
 
 def enumerate_plans(
-    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], target: Target, budget: int, keep: int, alike: int = 1
-) -> Enumerated:
+    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], target: Target, budget: int, keep: int, alike: int = 1,
+    aligned: Sequence[Mapping[str, int]] = (),
+) -> Enumerated:  # fmt: skip
     """At most `keep` plans for an op in any of its forms. `hosted[i]` says that operand i is written by the host: a
     weight wherever it is needed, an input in one copy.
 
     `budget` is the memory of a tile in bytes that one op may take; plans above it are dropped unless none is left,
     then the leanest is returned. `alike` ops of the graph are such ops: what they all hold all the time counts where
-    fast plans are weighed against lean ones.
+    fast plans are weighed against lean ones. `aligned` are parts of some axes: of the plans with these the fastest
+    that fits is added, and the fastest that fits with gathered weights.
     """
     found: list[_Row] = []
+    also: list[_Row] = []
     combinations = 0
     for family in _families(forms):
         op = forms[family[0]]
@@ -56,6 +60,11 @@ def enumerate_plans(
         base = price(forms, family, hosted, target, parts, None)
         found += _select(family[0], parts, base, None, budget, keep, alike)
         combinations += len(family) * len(parts)
+        for cut in aligned:
+            rows = _combinations(op, target, cut)
+            if len(rows):
+                also += _fastest(family[0], rows, price(forms, family, hosted, target, rows, None), budget, alike)
+                combinations += len(family) * len(rows)
         fastest = int(base.score.argmin())
         if base.memory[fastest] + (alike - 1) * base.resident[fastest] > budget // _CROWDED:
             adding = [f for f in family if rounds_of(forms[f]) is not None]
@@ -64,14 +73,19 @@ def enumerate_plans(
                 found += _select(family[0], parts[rows], priced, serial, budget, keep, alike)
                 combinations += len(family if serial.adds is None else adding) * rows.size
     # The same steps may come up for several reasons.
-    found = list({(f.form, *f.parts.tolist(), f.serial, f.rotates, f.gathered): f for f in found}.values())
+    found = list({f.key: f for f in found}.values())
     pool = [f for f in found if f.memory <= budget] or sorted(found, key=lambda f: f.memory)[:1]
     pool.sort(key=lambda f: (f.score, f.memory))
-    kept = [
+    kept = {f.key: f for f in _diverse(pool, keep, budget, alike)}
+    own = len(kept)
+    for f in sorted(also, key=lambda f: (f.score, f.memory)):
+        if len(kept) < own + keep // 2:
+            kept.setdefault(f.key, f)
+    plans = [
         (f.form, Plan(_ordered(forms[f.family], f.parts, hosted), f.serial, f.gathered, rotates=f.rotates))
-        for f in _diverse(pool, keep, budget, alike)
+        for f in kept.values()
     ]
-    return Enumerated(kept, combinations)
+    return Enumerated(plans, combinations, own)
 
 
 def _in_steps(
@@ -107,14 +121,21 @@ class _Row:
     memory: int
     resident: int
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal plans."""
+        return self.form, *self.parts.tolist(), self.serial, self.rotates, self.gathered
 
-def _combinations(op: TileOp, target: Target) -> Counts:
-    """[combinations, axes]: useful part counts with a product of at most the number of tiles."""
+
+def _combinations(op: TileOp, target: Target, given: Mapping[str, int] | None = None) -> Counts:
+    """[combinations, axes]: useful part counts with a product of at most the number of tiles. Some may be given."""
     table = np.zeros((1, 0), np.int64)
     product = np.ones(1, np.int64)
     for axis in op.axes:
         cuttable = axis.kind == "parallel" or (axis.kind in ("reduce", "row") and leaves_words(op))
         options = useful_parts(-(-axis.size // axis.grain), target.tiles) if cuttable else np.ones(1, np.int64)
+        if given is not None and axis.name in given:
+            options = options[options == given[axis.name]]
         if axis.pinned:
             options = np.asarray([axis.size])
         room = target.tiles // product
@@ -153,6 +174,21 @@ def _select(
             bytes_ = int(memory[i]), int(resident[i])
             out.append(_Row(family, int(priced.form[i]), parts[i], steps, rotates, gathered, int(score[i]), *bytes_))
     return out
+
+
+def _fastest(family: int, parts: Counts, priced: Priced, budget: int, alike: int) -> Iterator[_Row]:
+    """The fastest row that fits as often as it is needed, weights resident, and the same with gathered ones."""
+    for gathered in (False, True):
+        if gathered and not priced.shared.any():
+            continue
+        score = priced.gather_score if gathered else priced.score
+        memory = priced.gather_memory if gathered else priced.memory
+        resident = priced.gather_resident if gathered else priced.resident
+        fits = np.flatnonzero(memory + (alike - 1) * resident <= budget)
+        if fits.size:
+            i = int(fits[np.lexsort((memory[fits], score[fits]))[0]])
+            figures = int(score[i]), int(memory[i]), int(resident[i])
+            yield _Row(family, int(priced.form[i]), parts[i], None, False, gathered, *figures)
 
 
 def _ordered(op: TileOp, row: Counts, hosted: tuple[Hosted, ...]) -> tuple[tuple[str, int], ...]:

@@ -17,7 +17,7 @@ from ipucc.tiles.cuts import Cut, owned
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import Group, View
 
-__all__ = ["EdgeCost", "EdgeCosts", "Overlaps"]
+__all__ = ["EdgeCost", "EdgeCosts", "Overlaps", "same_dim"]
 
 Counts = NDArray[np.int64]
 Small = NDArray[np.int32]
@@ -190,7 +190,7 @@ class Overlaps:
         pair, variant = np.zeros(shape, np.int64), np.zeros((shape[0], shape[1], 3, shape[2]), np.int64)
         cut_src, cut_dst = np.zeros((shape[0], shape[2]), np.int64), np.zeros((shape[1], shape[2]), np.int64)
         for g, group in enumerate(view.groups):
-            plain = _plain(group, view)
+            plain = same_dim(group, view)
             rows = [tuple(x.cuts[d] for d in group.src) for x in a]
             columns = [tuple(x.cuts[d] for d in group.dst) for x in b]
             known: dict[tuple[object, ...], int] = {}
@@ -348,7 +348,7 @@ class Overlaps:
         return self._pool.add(head, *sums, keys, elements, breaks, grains)
 
 
-def _plain(group: Group, view: View) -> tuple[int, int] | None:
+def same_dim(group: Group, view: View) -> tuple[int, int] | None:
     """The source and the destination dimension of a group that is one dimension as it is, those of size 1 left out."""
     src = [d for d in group.src if view.src[d] != 1]
     dst = [d for d in group.dst if view.dst[d] != 1]
@@ -381,7 +381,7 @@ class _Counted:
     def __init__(self, view: View) -> None:
         self._number = {d: i for i, g in enumerate(view.groups) for d in g.dst}
         self._src = [frozenset(g.src) for g in view.groups]
-        self._plain = [_plain(g, view) is not None for g in view.groups]
+        self._plain = [same_dim(g, view) is not None for g in view.groups]
 
     def variants(self, a: _Flat, b: _Flat) -> list[list[int]]:
         """Per group how runs are counted: 0 every element apart, 1 neighbours join, 2 the elements of a grain join; for

@@ -4,7 +4,7 @@ Where producer and consumer cut a dimension alike, whole cells move, or none: fe
 has to hold beside. Such plans are rarely the fastest of an op alone, so they are offered beside those.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from ipucc.ops.spec import Along, Span, TileOp
 from ipucc.passes.plan.overlap import same_dim
@@ -14,9 +14,11 @@ from ipucc.tiles.view import View
 __all__ = ["aligned_cuts"]
 
 
-def aligned_cuts(op: TileOp, operand: int, view: View, layouts: Sequence[Layout], most: int) -> list[Mapping[str, int]]:
-    """Parts by axis with which `op` would cut operand `operand` as `layouts` of its source cut it, `view` between
-    them: the parallel axes, and these with the reduce axes. In the order of the layouts, `most` at most, each once."""
+def aligned_cuts(
+    op: TileOp, operand: int, view: View, layouts: Sequence[Layout]
+) -> list[tuple[tuple[str, int], ...]]:  # fmt: skip
+    """(axis, parts) with which `op` would cut operand `operand` as `layouts` of its source cut it, `view` between them:
+    of the parallel axes, and of these with the reduce axes. In the order of the layouts, each once."""
     found: dict[tuple[tuple[str, int], ...], None] = {}
     for layout in layouts:
         parts = dict(_parts(op, operand, view, layout))
@@ -24,7 +26,7 @@ def aligned_cuts(op: TileOp, operand: int, view: View, layouts: Sequence[Layout]
         for cut in (parallel, parts):
             if any(n > 1 for n in cut.values()):
                 found.setdefault(tuple(sorted(cut.items())))
-    return [dict(cut) for cut in list(found)[:most]]
+    return list(found)
 
 
 def _parts(op: TileOp, operand: int, view: View, layout: Layout) -> Iterator[tuple[str, int]]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from ipucc.ops.graph import TileGraph, live_results
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
 from ipucc.passes.plan.aligned import aligned_cuts
 from ipucc.passes.plan.effort import plans_of_each
-from ipucc.passes.plan.enumerate import enumerate_plans
+from ipucc.passes.plan.enumerate import enumerate_plans, plans_with_cuts
 from ipucc.passes.plan.grid import Plan, following, operand_layout, packing
 from ipucc.passes.plan.known import Known, Planned
 from ipucc.passes.plan.overlap import EdgeCost
@@ -88,19 +88,26 @@ class _Maker:
         planned: list[Planned] = []
         self.alike.update(self._signature(i, op) for i, op in enumerate(self.graph.ops))
         self.keep = plans_of_each(self.keep, len(self.alike))
+        texts: list[str] = []
+        own: list[Planned] = []
+        for i, op in enumerate(self.graph.ops):
+            text = self._signature(i, op)
+            texts.append(f"{text}x{self.alike[text]} of {self.keep} in {self.budget}")
+            own.append(self.known.planned(_digest(texts[i]), op, [], partial(self._own, i, op)))
+        # Equal ops take over the same cuts, whichever of them has a neighbour with such a cut.
+        cuts: dict[str, dict[tuple[tuple[str, int], ...], None]] = {}
+        for op, text in zip(self.graph.ops, texts, strict=True):
+            cuts.setdefault(text, {}).update(dict.fromkeys(self._neighbours_cuts(op, own)))
         for i, op in enumerate(self.graph.ops):
             follow = self._followed(op)
-            text = self._signature(i, op)
-            text += f"x{self.alike[text]} of {self.keep} in {self.budget}"
+            taken = list(cuts[texts[i]])
+            text = f"{texts[i]} {taken}"
             if follow is not None:
                 text += f"<{follow[1]} {self.signatures[follow[0]]}"
-            cuts = self._aligned(op, planned)
-            text += json.dumps([sorted(cut.items()) for cut in cuts])
-            sig = hashlib.sha256(text.encode()).hexdigest()
-            self.signatures.append(sig)
+            self.signatures.append(_digest(text))
             layouts = [c.layout for c in planned[follow[0]].candidates] if follow is not None else []
-            operand = follow[1] if follow is not None else -1
-            planned.append(self.known.planned(sig, op, layouts, partial(self._planned, i, op, layouts, operand, cuts)))
+            make = partial(self._planned, i, op, own[i], taken, layouts, follow[1] if follow is not None else -1)
+            planned.append(self.known.planned(self.signatures[i], op, layouts, make))
         variable, kept = self._variables()
         weight = [0] * len(kept)
         for v in variable:
@@ -227,35 +234,52 @@ class _Maker:
                 return self.producer[source.tensor], k  # fmt: skip
         return None
 
-    def _aligned(self, op: TileOp, planned: Sequence[Planned]) -> list[Mapping[str, int]]:
-        """Cuts of what an op reads that it may take over, of all plans that depend on their op alone."""
-        found: list[Mapping[str, int]] = []
+    def _neighbours_cuts(self, op: TileOp, own: Sequence[Planned]) -> Iterator[tuple[tuple[str, int], ...]]:
+        """Cuts of what an op reads that it may take over."""
         for k, o in enumerate(op.operands):
-            if len(o.sources) == 1 and o.sources[0].tensor in self.producer:
-                before = planned[self.producer[o.sources[0].tensor]]
-                layouts = [c.layout for c in before.candidates[: before.own]]
-                found += aligned_cuts(op, k, o.sources[0].view, layouts, self.keep)
-        return found
+            if len(o.sources) == 1 and not o.epilogue and o.sources[0].tensor in self.producer:
+                layouts = [c.layout for c in own[self.producer[o.sources[0].tensor]].candidates]
+                yield from aligned_cuts(op, k, o.sources[0].view, layouts)
 
-    def _planned(
-        self, i: int, op: TileOp, layouts: Sequence[Layout], operand: int, cuts: Sequence[Mapping[str, int]]
-    ) -> Planned:
-        """The candidates of an op, those among them that take over one of the `layouts` of an operand, or some of the
-        `cuts` of what the op reads."""
-        base = self.hosted(i, op)
-        # Where the host writes what a form would have to fetch, other readers hold it to their grains.
-        usable = [f for f in range(len(op.forms) + 1) if self.hosted(i, op.in_form(f)) == base]
+    def _usable(self, i: int, op: TileOp) -> list[int]:
+        """The forms of an op. Where the host writes what a form would have to fetch, other readers hold it to their
+        grains."""
+        return [f for f in range(len(op.forms) + 1) if self.hosted(i, op.in_form(f)) == self.hosted(i, op)]
+
+    def _own(self, i: int, op: TileOp) -> Planned:
+        """The candidates of an op that depend on it alone."""
+        base, usable = self.hosted(i, op), self._usable(i, op)
         forms = [op.in_form(f) for f in usable]
         alike = self.alike[self._signature(i, op)]
-        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike, cuts)
+        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike)
         found = [self.candidate(forms[at], usable[at], base, plan) for at, plan in enumerated.plans]
+        return Planned(found, enumerated.combinations, [-1] * len(found))
+
+    def _planned(
+        self, i: int, op: TileOp, own: Planned, cuts: Sequence[tuple[tuple[str, int], ...]], layouts: Sequence[Layout],
+        operand: int,
+    ) -> Planned:  # fmt: skip
+        """All candidates of an op: its own, those with one of the `cuts` of what it reads, and those that take over one
+        of the `layouts` of an operand."""
+        base, usable = self.hosted(i, op), self._usable(i, op)
+        forms = [op.in_form(f) for f in usable]
+        alike = self.alike[self._signature(i, op)]
+        enumerated = plans_with_cuts(
+            forms, base, self.target, self.budget, self.keep // 2, alike, [dict(cut) for cut in cuts]
+        )
+        known = {(c.form, c.plan.describe(), c.plan.parts) for c in own.candidates}
+        found = list(own.candidates)
+        for at, plan in enumerated.plans:
+            if (usable[at], plan.describe(), plan.parts) not in known:
+                found.append(self.candidate(forms[at], usable[at], base, plan))
         followed = [-1] * len(found)
         for at, layout in enumerate(layouts):
-            plan = following(op, layout)
-            if plan is not None:
-                found.append(self.candidate(op, 0, base, plan, operand))
+            like = following(op, layout)
+            if like is not None:
+                found.append(self.candidate(op, 0, base, like, operand))
                 followed.append(at)
-        return Planned(found, enumerated.combinations + sum(at >= 0 for at in followed), followed, enumerated.own)
+        combinations = own.combinations + enumerated.combinations + sum(at >= 0 for at in followed)
+        return Planned(found, combinations, followed)
 
     def candidate(self, op: TileOp, form: int, hosted: tuple[Hosted, ...], plan: Plan, followed: int = -1) -> Candidate:
         stages = stages_of(op, plan)
@@ -358,6 +382,10 @@ class _Maker:
         times, weight = np.array([w.times for w in wanted]), np.array([w.weight for w in wanted])
         cycles = np.rint(weight * (costs.exchange + costs.copy)).astype(np.int64)
         return cycles + np.where(phase, times * costs.sync, 0), costs.code * times
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _codelet(c: Codelet | None) -> object:

@@ -20,7 +20,7 @@ from ipucc.passes.plan.steps import serial_steps
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
-__all__ = ["Enumerated", "enumerate_plans"]
+__all__ = ["Enumerated", "enumerate_plans", "plans_with_cuts"]
 
 _MAX_COMBINATIONS: Final = 30_000
 _PRICES: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -32,27 +32,23 @@ _CROWDED: Final = 4
 @dataclass(frozen=True, eq=False)
 class Enumerated:
     """Plans worth offering to placement, as (position of the form, plan), out of so many `combinations` of part counts,
-    serial steps and forms that were priced. The first `own` do not depend on cuts of others."""
+    serial steps and forms that were priced."""
 
     plans: list[tuple[int, Plan]]
     combinations: int
-    own: int
 
 
 def enumerate_plans(
-    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], target: Target, budget: int, keep: int, alike: int = 1,
-    aligned: Sequence[Mapping[str, int]] = (),
-) -> Enumerated:  # fmt: skip
+    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], target: Target, budget: int, keep: int, alike: int = 1
+) -> Enumerated:
     """At most `keep` plans for an op in any of its forms. `hosted[i]` says that operand i is written by the host: a
     weight wherever it is needed, an input in one copy.
 
     `budget` is the memory of a tile in bytes that one op may take; plans above it are dropped unless none is left,
     then the leanest is returned. `alike` ops of the graph are such ops: what they all hold all the time counts where
-    fast plans are weighed against lean ones. `aligned` are parts of some axes: of the plans with these the fastest
-    that fits is added, and the fastest that fits with gathered weights.
+    fast plans are weighed against lean ones.
     """
     found: list[_Row] = []
-    also: list[_Row] = []
     combinations = 0
     for family in _families(forms):
         op = forms[family[0]]
@@ -60,11 +56,6 @@ def enumerate_plans(
         base = price(forms, family, hosted, target, parts, None)
         found += _select(family[0], parts, base, None, budget, keep, alike)
         combinations += len(family) * len(parts)
-        for cut in aligned:
-            rows = _combinations(op, target, cut)
-            if len(rows):
-                also += _fastest(family[0], rows, price(forms, family, hosted, target, rows, None), budget, alike)
-                combinations += len(family) * len(rows)
         fastest = int(base.score.argmin())
         if base.memory[fastest] + (alike - 1) * base.resident[fastest] > budget // _CROWDED:
             adding = [f for f in family if rounds_of(forms[f]) is not None]
@@ -76,16 +67,35 @@ def enumerate_plans(
     found = list({f.key: f for f in found}.values())
     pool = [f for f in found if f.memory <= budget] or sorted(found, key=lambda f: f.memory)[:1]
     pool.sort(key=lambda f: (f.score, f.memory))
-    kept = {f.key: f for f in _diverse(pool, keep, budget, alike)}
-    own = len(kept)
-    for f in sorted(also, key=lambda f: (f.score, f.memory)):
-        if len(kept) < own + keep // 2:
-            kept.setdefault(f.key, f)
+    return _enumerated(forms, hosted, _diverse(pool, keep, budget, alike), combinations)
+
+
+def plans_with_cuts(
+    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], target: Target, budget: int, keep: int, alike: int,
+    cuts: Sequence[Mapping[str, int]],
+) -> Enumerated:  # fmt: skip
+    """At most `keep` plans in which some axes have given parts: for each of the `cuts` the fastest that fits as often
+    as it is needed, and the fastest with gathered weights. Arguments as in `enumerate_plans`."""
+    found: dict[tuple[object, ...], _Row] = {}
+    combinations = 0
+    for family in _families(forms):
+        for cut in cuts:
+            rows = _combinations(forms[family[0]], target, cut)
+            if len(rows):
+                priced = price(forms, family, hosted, target, rows, None)
+                found |= {f.key: f for f in _fastest(family[0], rows, priced, budget, alike)}
+                combinations += len(family) * len(rows)
+    return _enumerated(forms, hosted, sorted(found.values(), key=lambda f: (f.score, f.memory))[:keep], combinations)
+
+
+def _enumerated(
+    forms: Sequence[TileOp], hosted: tuple[Hosted, ...], rows: Sequence["_Row"], combinations: int
+) -> Enumerated:
     plans = [
         (f.form, Plan(_ordered(forms[f.family], f.parts, hosted), f.serial, f.gathered, rotates=f.rotates))
-        for f in kept.values()
+        for f in rows
     ]
-    return Enumerated(plans, combinations, own)
+    return Enumerated(plans, combinations)
 
 
 def _in_steps(

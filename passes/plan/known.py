@@ -38,18 +38,15 @@ class Store(Protocol):
 @dataclass(frozen=True, eq=False)
 class Planned:
     """The candidates of an op, out of so many `combinations` that were priced. `followed` says whose layout each of
-    them takes over, as a number of a candidate of the producer; -1 where the plan has a cut of its own. The first `own`
-    depend on the op alone."""
+    them takes over, as a number of a candidate of the producer; -1 where the plan has a cut of its own."""
 
     candidates: list[Candidate]
     combinations: int
     followed: list[int]
-    own: int
 
     def to_json(self) -> dict[str, Any]:
         """All that cannot be made again from the op."""
-        candidates = list(map(_document, self.candidates, self.followed))
-        return {"combinations": self.combinations, "own": self.own, "candidates": candidates}
+        return {"combinations": self.combinations, "candidates": list(map(_document, self.candidates, self.followed))}
 
     @staticmethod
     def from_json(document: Mapping[str, Any], op: TileOp, layouts: Sequence[Layout]) -> "Planned":
@@ -68,7 +65,7 @@ class Planned:
             followed.append(at)
         if not found:
             raise ValueError("no candidates")
-        return Planned(found, int(document["combinations"]), followed, int(document["own"]))
+        return Planned(found, int(document["combinations"]), followed)
 
 
 class Known:

@@ -52,7 +52,7 @@ class Plans:
             parts[axis.name] = int(self.rng.integers(1, most + 1))
         plan = Plan(tuple(parts.items()), (serial, 2) if serial else None, bool(self.rng.random() < 0.3))
         self.drawn.append((op, plan))
-        return Enumerated([(0, plan)], 1, 1)
+        return Enumerated([(0, plan)], 1)
 
 
 def model(
@@ -127,7 +127,7 @@ def test_rows_are_cut_where_their_producer_is(
     for split in splits:
         # No plan of its own for the row op: it has to follow.
         monkeypatch.setattr(
-            building, "enumerate_plans", lambda forms, *_, s=split: Enumerated([] if forms[0].rows else [(0, s)], 1, 1)
+            building, "enumerate_plans", lambda forms, *_, s=split: Enumerated([] if forms[0].rows else [(0, s)], 1)
         )
         compiled = compile_model(made, CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy"))
         product, rows = compiled.placement.chosen

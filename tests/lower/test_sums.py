@@ -78,7 +78,7 @@ class Plans:
         )
         if adds:
             self.drawn.append((op, plan))
-        return Enumerated([(int(self.rng.integers(len(forms))) if adds else 0, plan)], 1, 1)
+        return Enumerated([(int(self.rng.integers(len(forms))) if adds else 0, plan)], 1)
 
 
 def model(text: str, shape: tuple[int, ...], weights: Shapes) -> onnx.ModelProto:

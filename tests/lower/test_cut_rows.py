@@ -87,6 +87,7 @@ def test_any_plan_computes_the_same(
     for seed in range(5):
         plans = Plans(seed)
         monkeypatch.setattr(building, "enumerate_plans", plans)
+        monkeypatch.setattr(building, "plans_with_cuts", lambda *_: Enumerated([], 0))
         compiled = compile_model(
             made,
             CompileOptions(target=str(target), precision=precision, solver="greedy"),  # type: ignore[arg-type]
@@ -126,6 +127,7 @@ def test_rows_are_cut_where_their_producer_is(
     empty = 0
     for split in splits:
         # No plan of its own for the row op: it has to follow.
+        monkeypatch.setattr(building, "plans_with_cuts", lambda *_: Enumerated([], 0))
         monkeypatch.setattr(
             building, "enumerate_plans", lambda forms, *_, s=split: Enumerated([] if forms[0].rows else [(0, s)], 1)
         )

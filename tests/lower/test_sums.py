@@ -1,6 +1,7 @@
 """Products and convolutions that add up their reduced axis in rounds, under plans drawn at random."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from ipucc.api import Executable
+from ipucc.codelets.matmul import MatMulRound
 from ipucc.compiler import Compiled, CompileOptions, compile_model
+from ipucc.diagnostics import CompileError
 from ipucc.ops.spec import TileOp
 from ipucc.passes.plan import build_problem as building
 from ipucc.passes.plan.enumerate import Enumerated
 from ipucc.passes.plan.grid import Plan
 from ipucc.program.file import load_program, save_program
+from ipucc.program.model import Compute
+from ipucc.program.verify import verify_program
 
 TILES = 48
 Shapes = Mapping[str, tuple[int, ...]]
@@ -141,6 +146,31 @@ def test_any_rounds_add_up_to_the_same(
     save_program(compiled.program, tmp_path / "sums.ipux")
     read = load_program(tmp_path / "sums.ipux")
     assert Executable(read).run({"x": x}).cycles.total == compiled.cycles["total"]
+
+
+def test_only_rounds_write_over_what_they_read(
+    machine_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan((("k", 2), ("m", 3), ("n", 4)), ("k", 3))
+    monkeypatch.setattr(building, "enumerate_plans", lambda forms, *_: Enumerated([(0, whole_or(forms[0], plan))], 1))
+    compiled = compile_model(
+        model(*MODELS["product"]), CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy")
+    )
+    program = compiled.program
+    verify_program(program)
+    at, step = next(
+        (i, s) for i, s in enumerate(program.steps) if isinstance(s, Compute) and s.name.endswith("partials.1")
+    )
+    assert isinstance(step.codelet, MatMulRound)
+    assert step.operands[-1].buffer == step.results[0].buffer
+    program.steps[at] = replace(step, codelet=replace(step.codelet, round="first"))
+    with pytest.raises(CompileError, match="shares bytes"):
+        verify_program(program)
+
+
+def whole_or(op: TileOp, plan: Plan) -> Plan:
+    """The plan for a product, one tile for anything else."""
+    return plan if op.kind == "MatMul" else Plan(tuple((a.name, 1) for a in op.axes))
 
 
 @st.composite

@@ -14,6 +14,7 @@ from ipucc.api import Executable
 from ipucc.compiler import CompileOptions, compile_model
 from ipucc.diagnostics import DoesNotFit
 from ipucc.ops.graph import TileGraph, live_results, tensor_bytes
+from ipucc.passes.plan import build_problem as building
 from ipucc.passes.plan.recompute import Again, recompute
 from ipucc.passes.plan.repeats import repetitions
 from ipucc.program.timing import program_times
@@ -162,3 +163,26 @@ def test_a_model_that_fits_by_recomputation_only(
     assert result.cycles.total == found.cycles["total"]
     (wanted,) = ReferenceEvaluator(model).run(None, {"x": x})
     np.testing.assert_allclose(result.outputs["y"], wanted, atol=1e-4)
+
+
+def test_a_refusal_enumerates_ops_once_for_every_number_of_plans(
+    model_of: Callable[..., onnx.ModelProto], machine_file: Callable[..., os.PathLike[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    kept: list[int] = []
+
+    def counted(*arguments: object) -> object:
+        kept.append(arguments[4])  # type: ignore[arg-type]
+        return original(*arguments)  # type: ignore[arg-type]
+
+    original = building.enumerate_plans
+    monkeypatch.setattr(building, "enumerate_plans", counted)
+    tiny = str(machine_file(tiles=16, phase_cycles=16, tile_bytes=200 << 10, executable_bytes=100 << 10,
+                            interleaved_bytes=100 << 10))  # fmt: skip
+    with pytest.raises(DoesNotFit) as refusal:
+        compile_model(model_of(NETWORK, WEIGHTS), CompileOptions(target=tiny, effort="fast"))
+    (found,) = refusal.value.diagnostics
+    assert any("--effort max" in text for text in found.help)
+    # What the effort offers, and what the largest one would offer, for its figure in the help.
+    few, many = sorted(set(kept))
+    assert kept.count(many) <= kept.count(few)

@@ -1,6 +1,7 @@
 """The driver: from an ONNX model to a program, in the order front end, graph passes, plan, place, lower, allocate."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -135,8 +136,12 @@ def compile_model(
     target = load_target(options.target)
     store = plan_store(target, cache)
     known = Known(target, store)
-    identity = model_identity(source) if not isinstance(source, str | Path) or Path(source).is_file() else None
     graph_passes = [name for name in print_after if name not in STAGES]
+    # A file is hashed beside the rest: a gigabyte takes seconds. A model at hand is hashed before a pass changes it.
+    background = ThreadPoolExecutor(1)
+    identity = background.submit(model_identity, source)
+    if not isinstance(source, str | Path):
+        identity.result()
     try:
         done = optimise_model(
             source, options, target=target, on_start=on_start, on_pass=on_pass, print_after=graph_passes,
@@ -147,9 +152,10 @@ def compile_model(
             on_pass=on_pass, progress=progress, stop=stop, explain=explain, known=known,
         )  # fmt: skip
     finally:
+        background.shutdown()
         if store is not None:
             store.trim()
-    compiled.program.manifest["model"] = identity
+    compiled.program.manifest["model"] = identity.result()
     compiled.program.manifest["pipeline"] = done.pipeline
     for stage in STAGES:
         wanted = stream is not None and {"all", stage} & set(print_after)

@@ -7,7 +7,7 @@ has to hold beside. Such plans are rarely the fastest of an op alone, so they ar
 from collections.abc import Iterator, Sequence
 
 from ipucc.ops.spec import Along, Span, TileOp
-from ipucc.passes.plan.overlap import same_dim
+from ipucc.passes.plan.overlap_flat import same_dim
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import click
 import numpy as np
@@ -32,7 +33,6 @@ from growth import over_layers, over_tiles
 
 from ipucc.cli.output import table
 from ipucc.compiler import CompileOptions
-from ipucc.diagnostics import DoesNotFit
 from ipucc.ops.graph import TileGraph
 from ipucc.optimise import optimise_model, schedule_model
 from ipucc.passes.plan.build_problem import build_problem
@@ -166,30 +166,33 @@ def joint_part(name: str, source: Path, target: Target, options: CompileOptions)
 
 
 def memory_part(name: str, source: Path, target: Target, options: CompileOptions, step: float) -> Iterable[Row]:
-    """Cycles over memory, down to where a proof says that nothing fits."""
+    """Cycles over memory, down to where a proof says that nothing fits, and between there and the last that fits."""
     graph = tile_graph(source, target, options)
     known = Known(target)
-    size = target.tile_bytes
-    while size > 4096:
+    size, fits, refused = target.tile_bytes, target.tile_bytes, 0
+    for _ in range(_SIZES):
         cut = replace(target, tile_bytes=size, executable_bytes=min(target.executable_bytes, size // 2))
         cap = cap_of(cut)
-        row: Row = {"model": name, "tile_bytes": size, "data_bytes": cap}
-        try:
-            # Costs do not depend on the bytes of a tile: what is known of one size serves all.
-            numbers = Numbers.of(build_problem(graph, cut, cap, BUDGETS[options.effort].plans, known=known))
-        except DoesNotFit as refused:
-            yield row | {"status": refused.diagnostics[0].id}
-            break
+        # Costs do not depend on the bytes of a tile: what is known of one size serves all.
+        numbers = Numbers.of(build_problem(graph, cut, cap, BUDGETS[options.effort].plans, known=known))
         plain, found = greedy(numbers, cap), search(numbers, cap, BUDGETS[options.effort])
-        yield row | {
-            "greedy": None if plain is None else numbers.cost(plain), "cycles": found.cycles, "bound": found.bound,
-            "gap": gap(found.cycles, found.bound), "status": found.status,
+        yield {
+            "model": name, "tile_bytes": size, "data_bytes": cap, "status": found.status, "cycles": found.cycles,
+            "bound": found.bound, "gap": gap(found.cycles, found.bound),
+            "greedy": None if plain is None else numbers.cost(plain),
         }  # fmt: skip
-        if found.status == "infeasible":
+        if found.choice is None:
+            refused = size
+        else:
+            # Memory that the choice leaves unused would change nothing: go below it at once.
+            fits = min(size, size - (cap - numbers.peak(found.choice)))
+        if refused and fits - refused < fits // 50:
             break
-        # Memory that the choice leaves unused would change nothing: go below it at once.
-        used = numbers.peak(found.choice) if found.choice is not None else cap
-        size = int(min(size * step, size - (cap - used) - 256))
+        size = (fits + refused) // 2 if refused else min(int(size * step), fits - 256)
+
+
+_SIZES: Final = 40
+"""Sizes of memory of one model at most."""
 
 
 def plotted(rows: Sequence[Row], width: int = 60) -> str:
@@ -227,6 +230,9 @@ def show(part: str, rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         found.append(row)
         click.echo(" ".join(f"{c}={text(row[c])}" for c in COLUMNS[part] if row.get(c) is not None), err=True)
+    if part == "memory":
+        names = list(dict.fromkeys(r["model"] for r in found))
+        found.sort(key=lambda r: (names.index(r["model"]), -int(str(r["tile_bytes"]))))
     click.echo(table(part, COLUMNS[part], [[text(r.get(c)) for c in COLUMNS[part]] for r in found]))
     return found
 

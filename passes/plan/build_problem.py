@@ -71,6 +71,7 @@ class _Maker:
     budget: int
     keep: int
     known: Known
+    beside: int = 0
     producer: dict[int, int] = field(default_factory=dict)
     home: dict[int, tuple[int, int]] = field(default_factory=dict)
     signatures: list[str] = field(default_factory=list)
@@ -85,7 +86,9 @@ class _Maker:
         self.settle_homes()
         planned: list[Planned] = []
         self.alike.update(self._signature(i, op) for i, op in enumerate(self.graph.ops))
-        self.keep = plans_of_each(self.keep, len(self.alike))
+        # Where many ops differ, pairs of plans are what takes time: there are none beside an op's own.
+        most, self.keep = self.keep, plans_of_each(self.keep, len(self.alike))
+        self.beside = self.keep // 2 if self.keep == most else 0
         texts: list[str] = []
         own: list[Planned] = []
         for i, op in enumerate(self.graph.ops):
@@ -95,10 +98,11 @@ class _Maker:
         # Equal ops take over the same cuts, whichever of them has a neighbour with such a cut.
         cuts: dict[str, dict[tuple[tuple[str, int], ...], None]] = {}
         for op, text in zip(self.graph.ops, texts, strict=True):
-            cuts.setdefault(text, {}).update(dict.fromkeys(self._neighbours_cuts(op, own)))
+            if self.beside:
+                cuts.setdefault(text, {}).update(dict.fromkeys(self._neighbours_cuts(op, own)))
         for i, op in enumerate(self.graph.ops):
             follow = self._followed(op)
-            taken = list(cuts[texts[i]])
+            taken = list(cuts.get(texts[i], ()))
             text = f"{texts[i]} {taken}"
             if follow is not None:
                 text += f"<{follow[1]} {self.signatures[follow[0]]}"
@@ -263,7 +267,7 @@ class _Maker:
         forms = [op.in_form(f) for f in usable]
         alike = self.alike[self._signature(i, op)]
         enumerated = plans_with_cuts(
-            forms, base, self.target, self.budget, self.keep // 2, alike, [dict(cut) for cut in cuts]
+            forms, base, self.target, self.budget, self.beside, alike, [dict(cut) for cut in cuts]
         )
         known = {(c.form, c.plan.describe(), c.plan.parts) for c in own.candidates}
         found = list(own.candidates)

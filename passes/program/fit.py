@@ -34,7 +34,7 @@ Begin = Callable[[str], None]
 
 _ATTEMPTS: Final = 8
 _CODE_PRICES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0)
-"""Cycles per byte of exchange code, tried in turn until the code is estimated to fit."""
+"""Cycles per byte of exchange code; the least is searched at which the code is estimated to fit."""
 _HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
 
 

@@ -114,7 +114,22 @@ class Layout:
 
     def same_as(self, other: "Layout") -> bool:
         """Whether every element has the same tile and the same address in both layouts."""
-        return self is other or (self.holds_like(other) and self._order == other._order)
+        if self is other:
+            return True
+        slots = self.slots if self.slots is not None else np.zeros(self.grid, np.int32)
+        other_slots = other.slots if other.slots is not None else np.zeros(other.grid, np.int32)
+        return (
+            self.shape == other.shape
+            and self.itemsize == other.itemsize
+            and self.grain_dim == other.grain_dim
+            and self._order == other._order
+            and all(
+                np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
+                for a, b in zip(self.cuts, other.cuts, strict=True)
+            )
+            and np.array_equal(self.tiles, other.tiles)
+            and np.array_equal(slots, other_slots)
+        )
 
     def in_order(self, by_rows: bool) -> "Layout":
         """The same layout in the given local order."""
@@ -127,21 +142,3 @@ class Layout:
             return False
         others = prod(n for d, n in enumerate(self.cell) if d != self.grain_dim)
         return others > 1 and self.cell[self.grain_dim] > self.grain
-
-    def holds_like(self, other: "Layout") -> bool:
-        """Whether every cell lies on the same tile in both layouts, in whichever local order."""
-        if self is other:
-            return True
-        slots = self.slots if self.slots is not None else np.zeros(self.grid, np.int32)
-        other_slots = other.slots if other.slots is not None else np.zeros(other.grid, np.int32)
-        return (
-            self.shape == other.shape
-            and self.itemsize == other.itemsize
-            and self.grain_dim == other.grain_dim
-            and all(
-                np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
-                for a, b in zip(self.cuts, other.cuts, strict=True)
-            )
-            and np.array_equal(self.tiles, other.tiles)
-            and np.array_equal(slots, other_slots)
-        )

@@ -164,14 +164,12 @@ def _select(
     """The best rows by time, by memory and along the front between them, resident and gathered."""
     out: list[_Row] = []
     for gathered in (False, True):
-        score = priced.gather_score if gathered else priced.score
-        memory = priced.gather_memory if gathered else priced.memory
-        resident = priced.gather_resident if gathered else priced.resident
+        score, memory, resident = priced.figures(gathered)
         rows = np.flatnonzero(priced.shared > 0) if gathered else np.arange(score.size)
         if not rows.size:
             continue
         order = rows[np.lexsort((memory[rows], score[rows]))]
-        total = memory + (alike - 1) * resident
+        total = priced.total(gathered, alike)
         fits = order[total[order] <= budget]
         chosen = list(fits[: 4 * keep].tolist())
         chosen += [
@@ -191,10 +189,8 @@ def _fastest(family: int, parts: Counts, priced: Priced, budget: int, alike: int
     for gathered in (False, True):
         if gathered and not priced.shared.any():
             continue
-        score = priced.gather_score if gathered else priced.score
-        memory = priced.gather_memory if gathered else priced.memory
-        resident = priced.gather_resident if gathered else priced.resident
-        fits = np.flatnonzero(memory + (alike - 1) * resident <= budget)
+        score, memory, resident = priced.figures(gathered)
+        fits = np.flatnonzero(priced.total(gathered, alike) <= budget)
         if fits.size:
             i = int(fits[np.lexsort((memory[fits], score[fits]))[0]])
             figures = int(score[i]), int(memory[i]), int(resident[i])

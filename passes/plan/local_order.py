@@ -58,16 +58,20 @@ class _Orders:
                     continue
                 stage = next(st for st in cand.stages if k in st.operands)
                 for s in operand.sources:
+                    # Candidates live as long as the placement: their ids stay their own.
                     if s.tensor in producer:
                         j = producer[s.tensor]
                         node, src = self._node("result", variable[j]), chosen[j].layout
+                        origin: tuple[int, ...] = (id(chosen[j]),)
                     elif s.tensor in problem.fixed:
                         node, src = self._node("fixed", s.tensor), problem.fixed[s.tensor]
+                        origin = -1, s.tensor
                     else:
                         j, kk = problem.home[s.tensor]
                         node = self._operand(variable[j], kk, problem.graph.ops[j].in_form(chosen[j].form))
                         src = home_layout(problem.graph, (j, kk), chosen[j])
-                    key = id(src), id(cand), k, s.view.digest
+                        origin = id(chosen[j]), kk
+                    key = origin, id(cand), k, s.view.digest
                     if key not in self.known:
                         needed, rounds, _ = stage.brought(made, k)
                         self.known[key] = rounds * self.overlaps.costs([src], [needed], s.view).weighed[0, 0]

@@ -78,11 +78,16 @@ class Priced:
         """The prices of some rows."""
         return Priced(*(getattr(self, f.name)[rows] for f in fields(self)))
 
+    def figures(self, gathered: bool) -> tuple[Counts, Counts, Counts]:
+        """Cycles, bytes and resident bytes of every row, with resident or gathered weights."""
+        if gathered:
+            return self.gather_score, self.gather_memory, self.gather_resident
+        return self.score, self.memory, self.resident
+
     def total(self, gathered: bool, alike: int) -> Counts:
         """Bytes of every row where `alike` ops hold what one holds all the time."""
-        if gathered:
-            return self.gather_memory + (alike - 1) * self.gather_resident
-        return self.memory + (alike - 1) * self.resident
+        _, memory, resident = self.figures(gathered)
+        return memory + (alike - 1) * resident
 
 
 def worth_gathering(held: Counts, spread: int) -> NDArray[np.bool_]:

@@ -197,6 +197,7 @@ def compile_graph(
     `progress`, `stop` and `explain` are those of `compile_model`; `known` is what is known of plans for this target.
     """
     clock = Clock({} if seconds is None else seconds, on_start, on_pass)
+    known = Known(target) if known is None else known
     clock.begin("schedule")
     graph = schedule_model(model, target, options)
     others = [schedule(lower_ops(model, target, options, kinds)) for kinds in combined_kinds(model.graph)]
@@ -216,7 +217,7 @@ def compile_graph(
         # Not the user's fault, whatever the rule: the compiler wrote the program.
         raise RuntimeError(f"the compiled program breaks a rule of the verifier\n{failure}") from failure
     clock.end()
-    times = tuple(program_times(program))
+    times = tuple(program_times(program, known.exchanges))
     compiled = Compiled(
         program,
         model,

@@ -26,7 +26,7 @@ from ipucc.program.model import (
     Repeat,
     Step,
 )  # fmt: skip
-from ipucc.program.timing import StepTime, step_time
+from ipucc.program.timing import Exchanges, StepTime, step_time
 from ipucc.runtime.cells import extents, image, load, store
 from ipucc.runtime.cells import write as put
 from ipucc.runtime.memory import TileMemory
@@ -72,6 +72,9 @@ class Engine:
     memory: TileMemory | None = None
     _known: dict[int, StepTime] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._exchanges = Exchanges(self.program.target)
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once: host writes, all steps, host reads. Returns the outputs by name, in the order of the program.
 
@@ -115,7 +118,7 @@ class Engine:
     def _time(self, step: Exchange | Compute | HostWrite | HostRead) -> StepTime:
         key = id(step)
         if key not in self._known:
-            self._known[key] = step_time(step, self.program)
+            self._known[key] = step_time(step, self.program, self._exchanges)
         return self._known[key]
 
     def _execute(

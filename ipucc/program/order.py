@@ -29,6 +29,8 @@ _SCALE: Final = 8
 # Receivers of all transfers, times pieces, that one search may schedule; a second of work for the largest exchanges.
 _BUDGET: Final = 1 << 22
 
+_NO_LIMIT: Final = 1 << 59
+
 
 @dataclass(frozen=True)
 class Order:
@@ -67,34 +69,49 @@ FIRST_ORDER: Final = Order()
 
 def schedule(moved: "Transfers", order: Order, target: Target) -> int:
     """Cycles until the last transfer has arrived under the rule, port conflicts and nothing else counted."""
-    from ipucc.program.schedule_kernel import makespan  # numba: imported only where transfers are scheduled
-
-    cost = np.ceil(moved.size * _SCALE / moved.rate(target)).astype(np.int64)
-    pieces = np.minimum(moved.fragments, order.pieces)
-    queue = np.lexsort((_preference(moved, order, target), moved.sender))
-    begin = np.searchsorted(moved.sender[queue], np.arange(target.tiles + 1))
-    end = makespan(
-        queue, begin, moved.sender, -(-cost // pieces), pieces, moved.first, moved.receivers, moved.paired, order.look
-    )
-    return ceil(int(end) / _SCALE)
+    return _scheduled(moved, order, _queue(moved, order.queue, target), target, _NO_LIMIT)
 
 
-def search_order(moved: "Transfers", enough: int, target: Target) -> Order:
-    """The rule whose schedule ends first, the first one tried of several. The search ends with a schedule of `enough`
-    cycles or less, or when its budget of work, counted in transfers and not in time, is spent."""
+def search_order(moved: "Transfers", enough: int, target: Target) -> tuple[Order, int]:
+    """The rule whose schedule ends first, the first one tried of several, and its cycles. The search ends with a
+    schedule of `enough` cycles or less, or when its budget of work, counted in transfers and not in time, is spent."""
     best = FIRST_ORDER
     if not len(moved):
-        return best
-    least = schedule(moved, best, target)
+        return best, 0
+    queues = {best.queue: _queue(moved, best.queue, target)}
+    least = _scheduled(moved, best, queues[best.queue], target, _NO_LIMIT)
     fan, spent = np.diff(moved.first), moved.receivers.size
+    longest, parts = int(np.bincount(moved.sender).max()), int(moved.fragments.max())
+    tried = {(queues[best.queue].tobytes(), min(best.look, longest), min(best.pieces, parts))}
     for order in _candidates():
         spent += int(np.minimum(moved.fragments, order.pieces) @ fan)
         if least <= enough or spent > _BUDGET:
             break
-        cycles = schedule(moved, order, target)
+        if order.queue not in queues:
+            queues[order.queue] = _queue(moved, order.queue, target)
+        # Most rules come to the same for exchanges of few transfers, or of few fragments.
+        same = queues[order.queue].tobytes(), min(order.look, longest), min(order.pieces, parts)
+        if same in tried:
+            continue
+        tried.add(same)
+        cycles = _scheduled(moved, order, queues[order.queue], target, least - 1)
         if cycles < least:
             best, least = order, cycles
-    return best
+    return best, least
+
+
+def _scheduled(moved: "Transfers", order: Order, queue: Ints, target: Target, limit: int) -> int:
+    """The cycles of a schedule, any number above `limit` for one that takes more than that."""
+    from ipucc.program.schedule_kernel import makespan  # numba: imported only where transfers are scheduled
+
+    cost = np.ceil(moved.size * _SCALE / moved.rate(target)).astype(np.int64)
+    pieces = np.minimum(moved.fragments, order.pieces)
+    begin = np.searchsorted(moved.sender[queue], np.arange(target.tiles + 1))
+    end = makespan(
+        queue, begin, moved.sender, -(-cost // pieces), pieces, moved.first, moved.receivers, moved.paired, order.look,
+        limit * _SCALE,
+    )  # fmt: skip
+    return ceil(int(end) / _SCALE)
 
 
 def _candidates() -> Iterator[Order]:
@@ -106,9 +123,14 @@ def _candidates() -> Iterator[Order]:
                 yield order
 
 
-def _preference(moved: "Transfers", order: Order, target: Target) -> Ints:
+def _queue(moved: "Transfers", name: str, target: Target) -> Ints:
+    """The transfers, sender by sender, lined up by the rule of that name."""
+    return np.asarray(np.lexsort((_preference(moved, name, target), moved.sender)), np.int64)
+
+
+def _preference(moved: "Transfers", name: str, target: Target) -> Ints:
     """The key by which a sender lines up its transfers, smallest first."""
-    if order.queue == "near":
+    if name == "near":
         furthest = np.maximum.reduceat(moved.receivers, moved.first[:-1])
         return np.asarray((furthest - moved.sender) % target.tiles, np.int64)
-    return -moved.size if order.queue == "long" else -np.diff(moved.first)
+    return -moved.size if name == "long" else -np.diff(moved.first)

@@ -19,7 +19,7 @@ from ipucc.program.model import (
     Repeat,
     Step,
 )
-from ipucc.program.timing import exchange_time, step_time
+from ipucc.program.timing import Exchanges, step_time
 from ipucc.tiles.intersect import Track
 from ipucc.tiles.printing import layout_text, tile_ranges
 from ipucc.tiles.view import View
@@ -41,6 +41,7 @@ def print_program(program: Program) -> str:
 class _Printer:
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.exchanges = Exchanges(program.target)
 
     def lines(self) -> Iterator[str]:
         p = self.program
@@ -87,7 +88,7 @@ class _Printer:
         return f"{step_time(step, self.program).host} host cycles"
 
     def _exchange(self, step: Exchange) -> list[str]:
-        t = exchange_time(step, self.program.buffers, self.program.target)
+        t = self.exchanges.time(step, self.program.buffers)
         head = (
             f"exchange {step.name}: {t.sent_bytes} bytes sent, {t.received_bytes} received, {t.fragments} fragments, "
             f"{t.exchange} cycles (bound {t.bound_cycles}, ports {t.port_cycles}), copies {t.copy} cycles, {step.order}"

@@ -63,13 +63,13 @@ def names(facts: Facts) -> Found:
 
 def layouts(facts: Facts) -> Found:
     """Every layout lies on the target, cells and grid agree, and no two cells share a place on a tile."""
-    known: set[int] = set()
+    known: set[bytes] = set()
     for i, b in enumerate(facts.buffers):
         if b.dtype not in STORAGE or STORAGE[b.dtype].itemsize != b.layout.itemsize:
             yield Problem(f"{facts.label(i)}: items of {b.layout.itemsize} bytes are no {b.dtype}")
-        if id(b.layout) in known:
+        if b.layout.digest in known:
             continue
-        known.add(id(b.layout))
+        known.add(b.layout.digest)
         why = _layout_problem(b.layout, facts.target.tiles, facts.target.tile_bytes)
         if why:
             # Where a layout does not fit the machine, addresses are at fault; else the layout itself.

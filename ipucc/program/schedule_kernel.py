@@ -11,9 +11,10 @@ __all__ = ["makespan"]
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def makespan(
     queue: Ints, begin: Ints, sender: Ints, cost: Ints, pieces: Ints, first: Ints, receivers: Ints, paired: Ints,
-    look: int,
+    look: int, limit: np.int64,
 ) -> np.int64:  # fmt: skip
-    """Finish of the last transfer, in the unit of `cost`, which is that of one of the `pieces` of a transfer.
+    """Finish of the last transfer, in the unit of `cost`, which is that of one of the `pieces` of a transfer; a number
+    above `limit` as soon as it is sure to be above it: what a lane or a receiver still has to do comes behind its last.
 
     `queue[begin[s] : begin[s + 1]]` are the transfers of sender s in its order of preference. The sender that is free
     first (the one with most left to send where several are) starts, among the first `look` of its queue, a piece of
@@ -74,6 +75,8 @@ def makespan(
                 elif soonest > now or busiest > most:
                     soonest, most, best = now, busiest, i
         if best < 0:
+            if now + to_send[s] > limit:
+                return now + to_send[s]
             at[s], load[s] = soonest, to_send[s]
             _sink(heap, n, 0, at, load)
             continue
@@ -82,12 +85,17 @@ def makespan(
         last = max(last, end)
         lane[s] = end
         to_send[s] -= cost[x]
+        behind = to_send[s]
         if paired[x]:
             lane[s ^ 1] = end
             to_send[s ^ 1] -= cost[x]
+            behind = max(behind, to_send[s ^ 1])
         for j in range(first[x], first[x + 1]):
             ear[receivers[j]] = end
             to_hear[receivers[j]] -= cost[x]
+            behind = max(behind, to_hear[receivers[j]])
+        if end + behind > limit:
+            return end + behind
         left[x] -= 1
         if left[x] == 0:
             for i in range(best, head[s], -1):

@@ -31,9 +31,10 @@ from ipucc.program.order import Order, schedule, search_order
 from ipucc.program.transfers import Transfers, port_cycles, transfers
 from ipucc.target import Target
 from ipucc.tiles.intersect import Ints
+from ipucc.tiles.layout import Layout
 
 __all__ = [
-    "ExchangeTime", "StepTime", "best_order", "compute_cycles", "copy_time", "exchange_code", "exchange_time",
+    "ExchangeTime", "Exchanges", "StepTime", "compute_cycles", "copy_time", "exchange_code", "exchange_time",
     "program_times", "step_time",
 ]  # fmt: skip
 
@@ -81,14 +82,74 @@ class ExchangeTime:
 
 def exchange_time(step: Exchange, buffers: list[Buffer], target: Target) -> ExchangeTime:
     """Cycles of an exchange phase with its transfers in the order that the step says."""
-    moved = transfers(step.moves, buffers, target)
+    return Exchanges(target).time(step, buffers)
+
+
+def exchange_code(moves: tuple[Move, ...], buffers: list[Buffer], target: Target) -> Ints:
+    """Bytes of code per tile that sending and receiving takes, by the fragment."""
+    return _code(transfers(moves, buffers, target), target)
+
+
+class Exchanges:
+    """Orders, cycles and code of the exchanges of one target, worked out once for all that move the same between the
+    same layouts: those of repeated layers, of a program before and behind the making of its loops, of several
+    placements of a model."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._orders: dict[tuple[bytes, ...], Order] = {}
+        self._ends: dict[tuple[tuple[bytes, ...], Order], int] = {}
+        self._times: dict[tuple[object, ...], ExchangeTime] = {}
+        self._codes: dict[tuple[bytes, ...], Ints] = {}
+
+    def best_order(self, step: Exchange, buffers: list[Buffer]) -> Order:
+        """The rule and its parameters that let an exchange finish first, as far as the search of `search_order`
+        goes."""
+        key = _moved(step.moves, buffers)
+        if key not in self._orders:
+            moved = transfers(step.moves, buffers, self.target)
+            least = _least(moved, port_cycles(moved, self.target), self.target)
+            order, end = search_order(moved, least, self.target)
+            self._orders[key], self._ends[key, order] = order, end
+        return self._orders[key]
+
+    def time(self, step: Exchange, buffers: list[Buffer]) -> ExchangeTime:
+        """Cycles of an exchange phase with its transfers in the order that the step says."""
+        moves = _moved(step.moves, buffers)
+        filled = tuple(buffers[f.buffer].layout.digest for f in step.fills)
+        key = moves, step.order, filled
+        if key not in self._times:
+            moved = transfers(step.moves, buffers, self.target)
+            if (moves, step.order) not in self._ends:
+                self._ends[moves, step.order] = schedule(moved, step.order, self.target) if len(moved) else 0
+            fills = [buffers[f.buffer].layout for f in step.fills]
+            self._times[key] = _timed(moved, fills, self._ends[moves, step.order], self.target)
+        return self._times[key]
+
+    def code(self, step: Exchange, buffers: list[Buffer]) -> Ints:
+        """What `exchange_code` says of a step."""
+        key = _moved(step.moves, buffers)
+        if key not in self._codes:
+            self._codes[key] = exchange_code(step.moves, buffers, self.target)
+        return self._codes[key]
+
+
+def _moved(moves: tuple[Move, ...], buffers: list[Buffer]) -> tuple[bytes, ...]:
+    """Equal for moves that make the same transfers."""
+    return tuple(
+        x for m in moves for x in (buffers[m.src].layout.digest, buffers[m.dst].layout.digest, *(t.digest for t in m.tracks))
+    )
+
+
+def _timed(moved: Transfers, fills: Sequence[Layout], end: int, target: Target) -> ExchangeTime:
+    """The time of an exchange whose last transfer arrives at `end`."""
     local = moved.local_bytes.copy()
-    for fill in step.fills:
-        local[buffers[fill.buffer].layout.used_tiles] += buffers[fill.buffer].nbytes
+    for layout in fills:
+        local[layout.used_tiles] += layout.nbytes
     ports = port_cycles(moved, target)
     least = _least(moved, ports, target)
     return ExchangeTime(
-        max(schedule(moved, step.order, target), least) if len(moved) else 0,
+        max(end, least) if len(moved) else 0,
         ceil(int(local.max(initial=0)) / target.copy_bytes_per_cycle),
         least,
         ceil(ports),
@@ -98,21 +159,16 @@ def exchange_time(step: Exchange, buffers: list[Buffer], target: Target) -> Exch
     )
 
 
-def exchange_code(moves: tuple[Move, ...], buffers: list[Buffer], target: Target) -> Ints:
-    """Bytes of code per tile that sending and receiving takes, by the fragment."""
-    moved = transfers(moves, buffers, target)
+def _code(moved: Transfers, target: Target) -> Ints:
     sent = np.bincount(moved.sender, weights=moved.fragments, minlength=target.tiles).astype(np.int64)
     return (sent + _heard(moved, target)) * target.fragment_code_bytes
 
 
-def best_order(step: Exchange, buffers: list[Buffer], target: Target) -> Order:
-    """The rule and its parameters that let an exchange finish first, as far as the search of `search_order` goes."""
-    moved = transfers(step.moves, buffers, target)
-    return search_order(moved, _least(moved, port_cycles(moved, target), target), target)
-
-
-def step_time(step: Exchange | Compute | HostWrite | HostRead, program: Program) -> StepTime:
-    """Cycles of one step, as the compiler predicts them and as a run counts them.
+def step_time(
+    step: Exchange | Compute | HostWrite | HostRead, program: Program, exchanges: Exchanges | None = None
+) -> StepTime:
+    """Cycles of one step, as the compiler predicts them and as a run counts them. `exchanges` are filled and used
+    again.
 
     An exchange that moves nothing over the fabric costs no phase; its copies within tiles count as compute.
     """
@@ -130,11 +186,12 @@ def step_time(step: Exchange | Compute | HostWrite | HostRead, program: Program)
     return StepTime(step.tensor, kind, host=ceil(size / target.host_bytes_per_cycle))
 
 
-def program_times(program: Program) -> list[StepTime]:
+def program_times(program: Program, exchanges: Exchanges | None = None) -> list[StepTime]:
     """The time of every step in the order in which a run executes them, loops unrolled and calls followed.
 
-    Steps of a loop have the names of the iteration.
+    Steps of a loop have the names of the iteration. `exchanges` are filled and used again.
     """
+    exchanges = exchanges or Exchanges(program.target)
     known: dict[int, StepTime] = {}
 
     def run(step: Step, name: str = "") -> Iterator[StepTime]:
@@ -149,7 +206,7 @@ def program_times(program: Program) -> list[StepTime]:
             yield copy_time(step.function, step.outputs, program)
         else:
             if id(step) not in known:
-                known[id(step)] = step_time(step, program)
+                known[id(step)] = step_time(step, program, exchanges)
             yield known[id(step)].called(name)
 
     return [time for step in program.steps for time in run(step)]

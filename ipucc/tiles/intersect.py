@@ -7,6 +7,8 @@ The last track of a product moves contiguous runs of bytes; the others only add 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from math import prod
 
 import numpy as np
@@ -44,6 +46,11 @@ class Track:
 
     def __len__(self) -> int:
         return self.count.size
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal for tracks that move the same."""
+        return sha256(b";".join(getattr(self, name).tobytes() for name in self.FIELDS)).digest()
 
 
 def intersect(src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:

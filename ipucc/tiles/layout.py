@@ -11,6 +11,7 @@ size.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from math import prod
 
 import numpy as np
@@ -111,6 +112,15 @@ class Layout:
     def used_tiles(self) -> Ints:
         """Ascending ids of the tiles that hold part of the tensor."""
         return np.unique(self.tiles)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal for layouts in which every element has the same tile and address by the same local order."""
+        what = self.shape, self.itemsize, self.grain_dim, self.by_rows, self.tiles.shape, self.slots is None
+        h = sha256(repr(what).encode())
+        for x in (self.tiles, *(() if self.slots is None else (self.slots,)), *(x for cut in self.cuts for x in cut)):
+            h.update(x.tobytes() + b";")
+        return h.digest()
 
     def same_as(self, other: "Layout") -> bool:
         """Whether every element has the same tile and the same address in both layouts."""

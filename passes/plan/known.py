@@ -14,6 +14,7 @@ from ipucc.passes.plan.grid import Plan, following
 from ipucc.passes.plan.overlap import Overlaps
 from ipucc.passes.plan.problem import Candidate, Table
 from ipucc.passes.plan.stages import stages_of
+from ipucc.program.timing import Exchanges
 from ipucc.target import Target
 from ipucc.tiles.layout import Layout
 
@@ -70,11 +71,13 @@ class Planned:
 
 class Known:
     """Candidates of ops and tables of edges by their signatures; it serves all graphs, efforts and budgets of one
-    machine. What is not known is made, and written to the store."""
+    machine. What is not known is made, and written to the store. `exchanges` is what is known of those of lowered
+    programs, in memory alone."""
 
     def __init__(self, target: Target, store: Store | None = None) -> None:
         self.target = target
         self.overlaps = Overlaps(target)
+        self.exchanges = Exchanges(target)
         self.store = store
         self._planned: dict[str, Planned] = {}
         self._tables: dict[tuple[str, ...], tuple[Table, Table]] = {}

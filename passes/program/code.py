@@ -6,7 +6,7 @@ import numpy as np
 
 from ipucc.codelets.base import Codelet
 from ipucc.program.model import Compute, Exchange, Program, walk
-from ipucc.program.timing import exchange_code
+from ipucc.program.timing import Exchanges
 from ipucc.target import Target
 
 __all__ = ["CodeSize", "code_size"]
@@ -27,8 +27,10 @@ class CodeSize:
         return self.codelets + self.vertices + self.exchange + self.control
 
 
-def code_size(program: Program, target: Target) -> CodeSize:
-    """Sizes of code and state; the figures are inferred ones, see the machine file and the codelets."""
+def code_size(program: Program, target: Target, exchanges: Exchanges | None = None) -> CodeSize:
+    """Sizes of code and state; the figures are inferred ones, see the machine file and the codelets. `exchanges` are
+    filled and used again."""
+    exchanges = exchanges or Exchanges(target)
     codelets: dict[type[Codelet], int] = {}
     vertices = np.zeros(target.tiles, np.int64)
     exchange = np.zeros(target.tiles, np.int64)
@@ -39,7 +41,7 @@ def code_size(program: Program, target: Target) -> CodeSize:
             codelets[type(step.codelet)] = step.codelet.code_bytes
             np.add.at(vertices, step.tiles, target.vertex_state_bytes)
         elif isinstance(step, Exchange):
-            exchange += exchange_code(step.moves, program.buffers, target)
+            exchange += exchanges.code(step, program.buffers)
     return CodeSize(
         sum(codelets.values()), int(vertices.max()), int(exchange.max()), steps * target.step_code_bytes
     )  # fmt: skip

@@ -26,6 +26,7 @@ from ipucc.passes.program.lower import lower
 from ipucc.passes.program.roll import roll
 from ipucc.program.liveness import liveness
 from ipucc.program.model import Compute, Exchange, Program, Repeat
+from ipucc.program.timing import Exchanges
 from ipucc.target import Target
 
 __all__ = ["Fitted", "fit"]
@@ -115,7 +116,7 @@ def fit(
     for i in sorted(first, key=lambda i: (first[i].objective, i)):
         try:
             placement = _against(first[i], bound)
-            return _fitted(graphs[i], problems[i], placement, prices[i], cap, target, begin, partial(placed, i))
+            return _fitted(graphs[i], problems[i], placement, prices[i], cap, known.exchanges, begin, partial(placed, i))
         except CompileError as failure:
             failures[i] = failure
     raise failures[min(failures)]
@@ -136,12 +137,13 @@ def _fitted(
     placement: Placement,
     price: int,
     cap: int,
-    target: Target,
+    exchanges: Exchanges,
     begin: Begin,
     placed: Callable[[int, float, int], tuple[Placement, int]],
 ) -> Fitted:
     """The program of a placed graph, which is placed again as long as something does not fit."""
     failure: CompileError | None = None
+    target = exchanges.target
     bound = placement.bound
     room = target.executable_bytes - target.reserved_bytes
     allowed = float(room)
@@ -158,8 +160,8 @@ def _fitted(
             placement = _against(placement, bound)
         begin("lower")
         placement = in_local_orders(placement)
-        program = roll(lower(graph, placement, target))
-        code = code_size(program, target)
+        program = roll(lower(graph, placement, target, exchanges))
+        code = code_size(program, target, exchanges)
         # What code takes beyond the part that was left to it is not there for data.
         left = target.usable_bytes - max(target.tile_bytes // 16, min(code.total, room))
         if code.total > room:

@@ -1,7 +1,7 @@
 """From placed ops to a program: exchanges and compute sets in turn, over buffers without addresses."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -26,8 +26,7 @@ from ipucc.program.model import (
     Program,
     Step,
 )  # fmt: skip
-from ipucc.program.order import Order
-from ipucc.program.timing import best_order
+from ipucc.program.timing import Exchanges
 from ipucc.target import Target
 from ipucc.tiles.cuts import cut_axis, whole
 from ipucc.tiles.intersect import Track, intersect, pairs
@@ -37,9 +36,12 @@ from ipucc.tiles.view import View
 __all__ = ["lower"]
 
 
-def lower(graph: TileGraph, placement: Placement, target: Target) -> Program:
-    """The steps of a placed graph. Buffers have layouts and no offsets yet; transfers are in their best known order."""
-    maker = _Lowering(graph, placement, target)
+def lower(
+    graph: TileGraph, placement: Placement, target: Target, exchanges: Exchanges | None = None
+) -> Program:  # fmt: skip
+    """The steps of a placed graph. Buffers have layouts and no offsets yet; transfers are in their best known order.
+    `exchanges` are filled and used again."""
+    maker = _Lowering(graph, placement, target, exchanges or Exchanges(target))
     return maker.run()
 
 
@@ -48,11 +50,11 @@ class _Lowering:
     graph: TileGraph
     placement: Placement
     target: Target
+    exchanges: Exchanges
     buffers: list[Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     writes: list[HostWrite] = field(default_factory=list)
     held: dict[int, int] = field(default_factory=dict)
-    orders: dict[tuple[object, ...], Order] = field(default_factory=dict)
     moves: dict[tuple[object, ...], tuple[Track, ...]] = field(default_factory=dict)
 
     def run(self) -> Program:
@@ -226,18 +228,14 @@ class _Lowering:
         return home_layout(self.graph, (i, k), self.placement.chosen[i])
 
     def _tracks(self, src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
-        # Layouts of candidates are shared between equal ops: the same pair is met once per repeated layer.
-        key = (id(src), _fingerprint(dst), view.digest)
+        # The same pair is met once per repeated layer.
+        key = src.digest, dst.digest, view.digest
         if key not in self.moves:
             self.moves[key] = intersect(src, dst, view)
         return self.moves[key]
 
     def _ordered(self, step: Exchange) -> Exchange:
-        key = tuple((tuple(map(id, m.tracks)), id(self.buffers[m.src].layout), _fingerprint(self.buffers[m.dst].layout))
-                    for m in step.moves)  # fmt: skip
-        if key not in self.orders:
-            self.orders[key] = best_order(step, self.buffers, self.target)
-        return Exchange(step.name, step.moves, step.fills, self.orders[key])
+        return replace(step, order=self.exchanges.best_order(step, self.buffers))
 
     def _pack(self, name: str, operand: Operand, src: int, dst: int) -> Iterator[Compute]:
         """Re-orders every cell of an operand on its tile, once per tile that holds one; one compute set per slot."""
@@ -252,15 +250,6 @@ class _Lowering:
             lo = {a: layout.cuts[d][0][at[d]].astype(np.int64) for d, a in enumerate(codelet.axes)}
             n = {a: (layout.cuts[d][1] - layout.cuts[d][0])[at[d]].astype(np.int64) for d, a in enumerate(codelet.axes)}
             yield Compute(name, codelet, tiles, Cells(lo, n), (Binding(src, cells),), (Binding(dst, cells),))
-
-
-def _fingerprint(layout: Layout) -> tuple[object, ...]:
-    slots = b"" if layout.slots is None else layout.slots.tobytes()
-    cuts = tuple(x.tobytes() for c in layout.cuts for x in c)
-    return (
-        layout.shape, layout.grain_dim, layout.by_rows, layout.itemsize, layout.tiles.shape, layout.tiles.tobytes(),
-        slots, cuts,
-    )  # fmt: skip
 
 
 def _in_place(tracks: tuple[Track, ...], src: Layout, dst: Layout) -> bool:

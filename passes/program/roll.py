@@ -64,17 +64,13 @@ class _Roller:
     strided: dict[int, set[int]] = field(default_factory=dict)
     place: dict[int, tuple[int, int]] = field(default_factory=dict)
     carries: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    _layouts: dict[int, str] = field(default_factory=dict)
 
     # Keys
 
     def _layout(self, b: int) -> str:
         buffer = self.program.buffers[b]
-        key = id(buffer.layout)
-        if key not in self._layouts:
-            self._layouts[key] = layout_digest(buffer.layout)
         root = "" if buffer.alias < 0 else "<" + self._layout(buffer.alias)
-        return f"{buffer.dtype}{self._layouts[key]}{root}"
+        return f"{buffer.dtype}{buffer.layout.digest.hex()}{root}"
 
     def key(self, at: int, step: Step) -> str:
         """Equal for steps that do the same to buffers of the same layouts."""
@@ -84,8 +80,7 @@ class _Roller:
             for m in step.moves:
                 h.update(f"{self._layout(m.src)} {self._layout(m.dst)}".encode())
                 for t in m.tracks:
-                    for name in t.FIELDS:
-                        h.update(getattr(t, name).tobytes() + b";")
+                    h.update(t.digest)
             for f in step.fills:
                 h.update(f"fill {self._layout(f.buffer)} {f.value}".encode())
         elif isinstance(step, Compute):
@@ -299,17 +294,6 @@ class _Roller:
         self.place = {b: (g, p - low[g]) for b, (g, p) in self.place.items()}
         first = {g: b for b, (g, p) in sorted(self.place.items(), reverse=True)}
         return {g: (high[g] - low[g] + 1, first[g]) for g in sorted(low)}
-
-
-def layout_digest(layout: Layout) -> str:
-    """Equal for layouts in which every element has the same tile and address."""
-    what = layout.shape, layout.itemsize, layout.grain_dim, layout.by_rows, layout.tiles.shape
-    h = hashlib.sha256(repr(what).encode())
-    h.update(layout.tiles.tobytes())
-    h.update(b"" if layout.slots is None else layout.slots.tobytes())
-    for lo, hi in layout.cuts:
-        h.update(lo.tobytes() + hi.tobytes())
-    return h.hexdigest()
 
 
 def stack_layout(layout: Layout, count: int) -> Layout:

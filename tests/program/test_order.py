@@ -86,6 +86,7 @@ def traffic(draw: st.DrawFn) -> Transfers:
     return moving(*listed, paired=tuple(paired))
 
 
+SEARCHED = ((64, 1), (64, 4), (512, 4), (512, 16))
 ORDERS = st.builds(Order, st.sampled_from(["near", "long", "wide"]), st.sampled_from([1, 2, 64]), st.integers(1, 5))
 
 
@@ -100,10 +101,18 @@ def test_the_schedule_is_what_the_rule_says(moved: Transfers, order: Order) -> N
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(moved=traffic())
 def test_the_search_is_never_worse_than_the_first_rule(moved: Transfers) -> None:
-    found = schedule(moved, search_order(moved, 0, TARGET), TARGET)
+    order, found = search_order(moved, 0, TARGET)
+    assert found == schedule(moved, order, TARGET)
     assert found <= schedule(moved, FIRST_ORDER, TARGET)
     enough = schedule(moved, FIRST_ORDER, TARGET)
-    assert search_order(moved, enough, TARGET) == FIRST_ORDER
+    assert search_order(moved, enough, TARGET) == (FIRST_ORDER, enough)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(moved=traffic())
+def test_the_search_misses_no_rule_that_is_better(moved: Transfers) -> None:
+    every = [Order(queue, look, pieces) for queue in ("near", "long", "wide") for look, pieces in SEARCHED]
+    assert search_order(moved, 0, TARGET)[1] == min(plainly(moved, order) for order in every)
 
 
 def test_everyone_to_everyone_takes_as_long_as_one_port() -> None:
@@ -128,7 +137,7 @@ def test_a_long_transfer_makes_room_between_its_fragments() -> None:
 def test_an_exchange_of_nothing_needs_no_search() -> None:
     none = np.zeros(0, np.int64)
     moved = Transfers(none, none, none, np.zeros(1, np.int64), none, none, np.zeros(8, np.int64))
-    assert search_order(moved, 0, TARGET) == FIRST_ORDER
+    assert search_order(moved, 0, TARGET) == (FIRST_ORDER, 0)
 
 
 @pytest.mark.parametrize("order", [FIRST_ORDER, Order("long", 1, 1024), Order("wide", 512, 16)])

@@ -137,7 +137,9 @@ class Exchanges:
 def _moved(moves: tuple[Move, ...], buffers: list[Buffer]) -> tuple[bytes, ...]:
     """Equal for moves that make the same transfers."""
     return tuple(
-        x for m in moves for x in (buffers[m.src].layout.digest, buffers[m.dst].layout.digest, *(t.digest for t in m.tracks))
+        x
+        for m in moves
+        for x in (buffers[m.src].layout.digest, buffers[m.dst].layout.digest, *(t.digest for t in m.tracks))
     )
 
 

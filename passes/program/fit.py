@@ -116,7 +116,9 @@ def fit(
     for i in sorted(first, key=lambda i: (first[i].objective, i)):
         try:
             placement = _against(first[i], bound)
-            return _fitted(graphs[i], problems[i], placement, prices[i], cap, known.exchanges, begin, partial(placed, i))
+            return _fitted(
+                graphs[i], problems[i], placement, prices[i], cap, known.exchanges, begin, partial(placed, i)
+            )
         except CompileError as failure:
             failures[i] = failure
     raise failures[min(failures)]

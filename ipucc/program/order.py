@@ -109,7 +109,7 @@ def _scheduled(moved: "Transfers", order: Order, queue: Ints, target: Target, li
     begin = np.searchsorted(moved.sender[queue], np.arange(target.tiles + 1))
     end = makespan(
         queue, begin, moved.sender, -(-cost // pieces), pieces, moved.first, moved.receivers, moved.paired, order.look,
-        limit * _SCALE,
+        np.int64(limit * _SCALE),
     )  # fmt: skip
     return ceil(int(end) / _SCALE)
 

@@ -76,7 +76,8 @@ def makespan(
                     soonest, most, best = now, busiest, i
         if best < 0:
             if now + to_send[s] > limit:
-                return now + to_send[s]
+                last = now + to_send[s]
+                break
             at[s], load[s] = soonest, to_send[s]
             _sink(heap, n, 0, at, load)
             continue
@@ -95,7 +96,8 @@ def makespan(
             to_hear[receivers[j]] -= cost[x]
             behind = max(behind, to_hear[receivers[j]])
         if end + behind > limit:
-            return end + behind
+            last = end + behind
+            break
         left[x] -= 1
         if left[x] == 0:
             for i in range(best, head[s], -1):

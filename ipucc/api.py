@@ -204,8 +204,12 @@ def compile(
     dims: Mapping[str, int] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     passes: str | None = None,
-    block: int | None = None,
+    block: int | tuple[int, int] | None = None,
     density: float | None = None,
+    score: str | None = None,
+    pattern: str | None = None,
+    mask: str | None = None,
+    calibrate: str | None = None,
     solver: Literal["cpsat", "greedy"] = "cpsat",
     load: Sequence[str] = (),
     effort: Literal["fast", "default", "max"] = "default",
@@ -217,12 +221,13 @@ def compile(
     """Compile an ONNX model, given as a file or in memory.
 
     `target` is the name of a machine or a machine file. `dims` and `input_shapes` give sizes to symbolic dimensions.
-    `passes` replaces the graph-level pipeline; `block` and `density` add block sparsity to the default one. `load`
-    names Python files with passes. `effort` says how long placement searches; `recompute` whether tensors may be
-    computed again, instead of kept, where the model does not fit otherwise; `explain` names ops or ONNX nodes, or
-    patterns of them, whose plans are explained in the result; `cache` is a folder of compiled programs and of plans, by
-    default that of IPUCC_CACHE_DIR (see `ipucc.cache`); `on_pass` hears of every finished pass with its wall seconds.
-    Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
+    `passes` replaces the graph-level pipeline; `block`, `density`, `score`, `pattern`, `mask` and `calibrate` add block
+    sparsity to the default one (options of the pass `sparsify`; the last two name .npz files). `load` names Python
+    files with passes. `effort` says how long placement searches; `recompute` whether tensors may be computed again,
+    instead of kept, where the model does not fit otherwise; `explain` names ops or ONNX nodes, or patterns of them,
+    whose plans are explained in the result; `cache` is a folder of compiled programs and of plans, by default that of
+    IPUCC_CACHE_DIR (see `ipucc.cache`); `on_pass` hears of every finished pass with its wall seconds. Raises
+    CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     # Running a program takes neither onnx nor the solver, so only this function loads them.
     from ipucc.cache import cache_folder, find_entry
@@ -230,7 +235,7 @@ def compile(
 
     options = CompileOptions(
         target, precision, partials, dict(dims or {}), dict(input_shapes or {}), passes, block, density, solver,
-        tuple(load), effort, recompute=recompute,
+        tuple(load), effort, recompute=recompute, score=score, pattern=pattern, mask=mask, calibrate=calibrate,
     )  # fmt: skip
     folder = cache_folder(cache)
     entry = None if explain else find_entry(source, options, folder)

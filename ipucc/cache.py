@@ -161,6 +161,8 @@ def find_entry(
         digest.update(json.dumps(_additions()).encode())
         for path in options.load:
             digest.update(Path(path).read_bytes())
+        for name in _files_of_passes(options):
+            _add_file(digest.update, Path(name))
         if isinstance(source, onnx.ModelProto):
             digest.update(source.SerializeToString(deterministic=True))
         else:
@@ -175,6 +177,20 @@ def find_entry(
         return None
     name = digest.hexdigest()
     return Entry(folder / f"{name}.ipux", folder / f"{name}.json")
+
+
+def _files_of_passes(options: "CompileOptions") -> list[str]:
+    """Files that the passes of a compilation read."""
+    from ipucc.optimise import graph_pipeline
+    from ipucc.pass_manager import default_registry, parse_pipeline
+
+    text = graph_pipeline(options)
+    if "npz" not in text and not options.load:
+        return []
+    registry = default_registry()
+    for path in options.load:
+        registry.load_file(path)
+    return [name for step in parse_pipeline(text, registry).passes() for name in step.files()]
 
 
 def _program_bytes() -> int:

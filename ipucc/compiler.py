@@ -54,7 +54,8 @@ class CompileOptions:
     """What a user can choose. `passes` replaces the graph-level pipeline; `effort` says how long placement searches.
 
     `keep` is the number of plans per op offered to placement, None the effort's own. `recompute` says whether tensors
-    may be computed again where the model does not fit otherwise.
+    may be computed again where the model does not fit otherwise. `block`, `density`, `score`, `pattern`, `mask` and
+    `calibrate` are options of the pass `sparsify`, which runs if any of them is given.
     """
 
     target: str = "gc200"
@@ -63,13 +64,17 @@ class CompileOptions:
     dims: Mapping[str, int] = field(default_factory=dict)
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     passes: str | None = None
-    block: int | None = None
+    block: int | tuple[int, int] | None = None
     density: float | None = None
     solver: Solver = "cpsat"
     load: Sequence[str] = ()
     effort: Effort = "default"
     keep: int | None = None
     recompute: Recompute = "auto"
+    score: str | None = None
+    pattern: str | None = None
+    mask: str | None = None
+    calibrate: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

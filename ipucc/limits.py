@@ -16,7 +16,10 @@ __all__ = ["weights_fit"]
 
 def weights_fit(model: ir.Model, target: Target, options: "CompileOptions") -> None:
     """Refuses at once a model whose weights alone exceed the chip."""
-    sparse = (options.density if options.density is not None else 0.1) if options.block or options.density else 1.0
+    if options.mask or options.pattern == "zeros":
+        return  # What they keep is not known yet.
+    short = (options.block, options.density, options.score, options.pattern, options.calibrate)
+    sparse = (0.1 if options.density is None else options.density) if any(short) else 1.0
     total = 0
     for value in model.graph.initializers.values():
         if value.shape is None or value.dtype is None or not value.uses():

@@ -19,14 +19,16 @@ from ipucc.ops.support import supported
 from ipucc.pass_manager import (
     DEFAULT_PIPELINE,
     DumpFolder,
+    OptionValue,
     PassContext,
     PassEvent,
     default_registry,
+    format_step,
     parse_pipeline,
     run_pipeline,
 )
 from ipucc.passes.plan.known import Known
-from ipucc.passes.plan.pays import sparsity_pays
+from ipucc.passes.plan.pays import predict_node
 from ipucc.passes.plan.schedule import schedule
 from ipucc.target import Target, load_target
 
@@ -40,22 +42,32 @@ Stream = Callable[[str], None]
 
 def graph_pipeline(options: "CompileOptions") -> str:
     """The graph-level pipeline that the options ask for, as text."""
+    chosen: dict[str, OptionValue] = {
+        name: value
+        for name, value in (
+            ("block", options.block), ("density", options.density), ("score", options.score),
+            ("pattern", options.pattern), ("mask", options.mask), ("calibration", options.calibrate),
+        )
+        if value is not None
+    }  # fmt: skip
     if options.passes is not None:
-        if options.block is not None or options.density is not None:
+        if chosen:
             raise error(
-                "IPU0308", "--block and --density are short forms of a pass, and --passes replaces all passes",
+                "IPU0308",
+                "--block, --density, --score, --pattern, --mask and --calibrate are short forms of a pass, "
+                "and --passes replaces all passes",
                 help=["write sparsify{block=...,density=...} into --passes"],
-            )  # fmt: skip
+            )
         text = options.passes
     else:
         text = DEFAULT_PIPELINE
     if options.precision == "fp16" and "precision" not in text:
         text += ("," if text else "") + "precision{to=fp16}"
-    if options.passes is None and (options.block is not None or options.density is not None):
-        block = 16 if options.block is None else options.block
-        density = 0.1 if options.density is None else options.density
+    if chosen:
+        if options.mask is not None and (options.density is not None or options.pattern is not None):
+            raise error("IPU0308", "--mask says which blocks are kept, and so do --density and --pattern")
         # Behind the precision, so that a prediction of what sparsity buys is made for the types that run.
-        text += f",sparsify{{block={block},density={density},when=always}}"
+        text += f",{format_step('sparsify', {**chosen, 'when': 'always'})}"
     return text
 
 
@@ -101,13 +113,13 @@ def optimise_model(
         elif on_start is not None:
             on_start(event.name)
 
-    def pays(node: ir.Node, blocks: Sequence[tuple[int, int]], block: tuple[int, int]) -> tuple[bool, str]:
+    def predict(node: ir.Node) -> int:
         nonlocal known
         known = Known(load_target(options.target)) if known is None else known
-        return sparsity_pays(node, blocks, block, known, _build_options(known.target, options))
+        return predict_node(node, known, _build_options(known.target, options))
 
     done = run_pipeline(
-        model, pipeline, context=PassContext(pays=pays), print_after=print_after, stream=stream, dump=dump,
+        model, pipeline, context=PassContext(predict=predict), print_after=print_after, stream=stream, dump=dump,
         on_event=heard,
     )  # fmt: skip
     return Optimised(model, str(pipeline), clock.seconds, done.remarks)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ipucc.cli.explain import explanation_text
-from ipucc.cli.options import dim_option, input_shape_option, json_option, load_option, read_dims, read_shapes
+from ipucc.cli.options import (
+    dim_option,
+    input_shape_option,
+    json_option,
+    load_option,
+    read_block,
+    read_dims,
+    read_shapes,
+)
 from ipucc.cli.output import pairs, writable, write_text
 from ipucc.cli.progress import watched
 from ipucc.cli.verb import INTERRUPTED, Verb, report, show, show_json
@@ -38,8 +46,17 @@ Emit = Literal["graph", "placement", "program"]
 @dim_option
 @input_shape_option
 @click.option("--passes", metavar="PIPELINE", help="Passes of the graph level, instead of the default ones.")
-@click.option("--block", type=int, help="Make linear layers block-sparse: edge of a block (4, 8 or 16).")
-@click.option("--density", type=float, help="Share of the blocks to keep, those of largest L1 norm.")
+@click.option("--block", metavar="B", help="Make linear layers block-sparse: edge of a block (1, 4, 8, 16), or 16x8.")
+@click.option("--density", type=float, help="Share of the blocks to keep, those that matter most.  [default: 0.1]")
+@click.option(
+    "--score", type=click.Choice(["l1", "l2", "max", "wanda", "sparsegpt"]), help="What makes a block matter."
+)
+@click.option(
+    "--pattern", type=click.Choice(["top", "banded", "butterfly", "block-diagonal", "zeros"]),
+    help="Which blocks to keep: those that matter most, those of a pattern, or those that are not zero.",
+)  # fmt: skip
+@click.option("--mask", metavar="FILE.npz", help="Keep what these masks say; arrays named after weights or nodes.")
+@click.option("--calibrate", metavar="FILE.npz", help="Inputs of the model, for the scores wanda and sparsegpt.")
 @click.option(
     "--solver", type=click.Choice(["cpsat", "greedy"]), default="cpsat", show_default=True,
     help="What chooses the plans of all ops.",
@@ -75,7 +92,8 @@ Emit = Literal["graph", "placement", "program"]
 def compile_command(
     model: str, output: str | None, target: str, precision: Literal["model", "fp16"],
     partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], passes: str | None,
-    block: int | None, density: float | None, solver: Literal["cpsat", "greedy"],
+    block: str | None, density: float | None, score: str | None, pattern: str | None, mask: str | None,
+    calibrate: str | None, solver: Literal["cpsat", "greedy"],
     effort: Literal["fast", "default", "max"], recompute: Literal["auto", "off"], load: tuple[str, ...],
     cache: str | None, dump_ir: str | None, print_after: tuple[str, ...], emit: Emit | None, explain: tuple[str, ...],
     as_json: bool,
@@ -95,7 +113,7 @@ def compile_command(
     if output == "-" and emit is not None:
         output = None
     if output is not None:
-        writable(output, model, target, *load)
+        writable(output, model, target, *load, mask, calibrate)
     from ipucc.cache import cache_folder, find_entry, unusable
     from ipucc.compiler import CompileOptions, compile_model
     from ipucc.optimise import optimise_model
@@ -108,12 +126,16 @@ def compile_command(
         read_dims(dims),
         read_shapes(input_shapes),
         passes,
-        block,
+        read_block(block),
         density,
         solver,
         load,
         effort,
         recompute=recompute,
+        score=score,
+        pattern=pattern,
+        mask=mask,
+        calibrate=calibrate,
     )
     folder = cache_folder(cache)
     if folder is not None and (reason := unusable(folder)):

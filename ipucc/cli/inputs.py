@@ -5,18 +5,20 @@ file can make this process allocate more than the inputs need, and nothing in a 
 """
 
 import re
-import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import numpy as np
 
 from ipucc.cli.verb import OptionSyntax, syntax_error
-from ipucc.diagnostics import CompileError, Diagnostic, error
+from ipucc.diagnostics import CompileError, Diagnostic
+from ipucc.npz import open_npz, read_array, read_header, unreadable
 from ipucc.values import Array, Declared, declared_type, missing_inputs, type_problem, unknown_input
 
 __all__ = ["read_inputs"]
+
+_UNREADABLE: Final = "IPU0605"
 
 
 def read_inputs(declared: Sequence[Declared], options: Sequence[str], file: str | None) -> dict[str, Array]:
@@ -70,7 +72,7 @@ def _value(name: str, kind: str, shape: tuple[int, ...], text: str) -> Array:
             with path.open("rb") as file:
                 return _read(file, name, kind, shape, str(path))
         except OSError as failure:
-            raise _unreadable(str(path), failure) from failure
+            raise unreadable(str(path), failure, _UNREADABLE) from failure
     if text in ("zeros", "ones"):
         return np.full(shape, text == "ones", dtype)
     rng = np.random.default_rng(int(text.removeprefix("random:")))
@@ -88,60 +90,32 @@ def _npz(
     found: dict[str, Array] = {}
     problems: list[Diagnostic] = []
     present: set[str] = set()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            used: set[str] = set()
-            for name, kind, shape in declared:
-                key = name if name in members else f"in_{name}"
-                if key not in members:
-                    continue
-                used.add(key)
-                present.add(name)
-                if name in skip:
-                    continue
-                try:
-                    found[name] = _member(archive, members[key], name, kind, shape, str(path))
-                except CompileError as failure:
-                    problems += failure.diagnostics
-            names = [name for name in members if name not in used and not name.startswith("out_")]
-            problems += [unknown_input(name, declared) for name in names]
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as failure:
-        raise _unreadable(str(path), failure) from failure
+    with open_npz(path, _UNREADABLE) as npz:
+        used: set[str] = set()
+        for name, kind, shape in declared:
+            key = name if name in npz.members else f"in_{name}"
+            if key not in npz.members:
+                continue
+            used.add(key)
+            present.add(name)
+            if name in skip:
+                continue
+            try:
+                header = npz.header(key)
+                if wrong := type_problem(name, kind, header.shape, header.dtype, shape):
+                    problems += wrong
+                else:
+                    found[name] = npz.read(key)
+            except CompileError as failure:
+                problems += failure.diagnostics
+        names = [name for name in npz.members if name not in used and not name.startswith("out_")]
+        problems += [unknown_input(name, declared) for name in names]
     return found, problems, present
-
-
-def _member(archive: zipfile.ZipFile, member: str, name: str, kind: str, shape: tuple[int, ...], where: str) -> Array:
-    try:
-        with archive.open(member) as file:
-            return _read(file, name, kind, shape, f"{where}: {member}")
-    except (RuntimeError, NotImplementedError) as failure:  # encrypted, or packed in a way that zipfile does not know
-        raise _unreadable(where, failure) from failure
 
 
 def _read(file: IO[bytes], name: str, kind: str, shape: tuple[int, ...], where: str) -> Array:
     """One array in numpy's format, if its header promises the type and shape that the input has."""
-    try:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            found, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    except Exception as failure:  # the header is an expression; what a hostile one raises is anyone's guess
-        raise _unreadable(where, failure) from failure
-    if problems := type_problem(name, kind, tuple(found), dtype, shape):
+    header = read_header(file, where, _UNREADABLE)
+    if problems := type_problem(name, kind, header.shape, header.dtype, shape):
         raise CompileError(problems)
-    size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    try:
-        data = file.read(size)
-    except Exception as failure:  # zlib.error and its kin, for damaged data
-        raise _unreadable(where, failure) from failure
-    if len(data) != size:
-        raise error("IPU0605", f"{where} ends after {len(data):,} of {size:,} bytes")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _unreadable(where: str, failure: Exception) -> CompileError:
-    reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
-    text = f"{where} cannot be read as numpy data: {reason.splitlines()[0][:200] if reason else type(failure).__name__}"
-    return error("IPU0605", text, help=["numpy.save and numpy.savez write such files"])
+    return read_array(file, header, where, _UNREADABLE)

@@ -8,7 +8,7 @@ import click
 
 from ipucc.cli.verb import syntax_error
 
-__all__ = ["dim_option", "input_shape_option", "json_option", "load_option", "read_dims", "read_shapes"]
+__all__ = ["dim_option", "input_shape_option", "json_option", "load_option", "read_block", "read_dims", "read_shapes"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -34,6 +34,16 @@ def load_option(function: F) -> F:
     """`--load F.py`."""
     text = "Python file with passes, executed as it is. May be repeated."
     return click.option("--load", multiple=True, metavar="FILE.py", help=text)(function)
+
+
+def read_block(text: str | None) -> int | tuple[int, int] | None:
+    """A block: `16`, or `16x8` along k and n. Raises OptionSyntax."""
+    if text is None:
+        return None
+    sides = text.split("x")
+    if not 1 <= len(sides) <= 2 or not all(re.fullmatch(r"[+-]?\d{1,9}", side) for side in sides):
+        raise syntax_error("IPU0614", f"--block takes B or BxB, not {text!r}")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def read_dims(texts: Sequence[str]) -> dict[str, int]:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from ipucc.graph.tensors import MissingTensor, is_missing
+from ipucc.graph.weight_names import carry_name
 
 # Largest operand and result, in elements, whose values are computed at once.
 MAX_ELEMENTS = 1 << 24
@@ -153,6 +154,9 @@ def _replace(node: ir.Node, value: ir.Value, tensor: ir.TensorProtocol) -> None:
         const_value=tensor,
         metadata_props=dict(value.metadata_props),
     )
+    if node.op_type in ("Cast", "Identity", "Transpose") and (node.op_type != "Transpose" or len(tensor.shape) == 2):
+        turned = node.op_type == "Transpose" and tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
+        carry_name(node.inputs[0], constant, turned)
     value.replace_all_uses_with(constant)
     graph = node.graph
     assert isinstance(graph, ir.Graph)

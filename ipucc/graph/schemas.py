@@ -5,13 +5,17 @@ node.
     FusedMatMul(A, B, a0, ...) -> y               x = MatMul(A, B), y = expr over x, a0, ...
     FusedConv(X, W, a0, ...) -> y                 x = Conv(X, W), y = expr over x, a0, ...
     BlockSparseMatMul(A, values, a0, ...) -> y    x = MatMul(A, dense(values)), y = expr over x, a0, ...
+    BlockSparseConv(X, values, a0, ...) -> y      x = Conv(X, dense(values)), y = expr over x, a0, ...
 
 Every op has the attribute `expr`, text of ipucc.graph.expr. Beside a contraction, y has the shape of x, and
 the further operands broadcast to it (the bias of a convolution is [C, 1, 1]). FusedConv has the attributes
 `pads`, `strides`, `dilations` and `group` of Conv, always present. BlockSparseMatMul has a weight of
 `shape` [k, n] cut into blocks of `block` [bk, bn]: block i lies at block row rows[i] (along k) and block
 column cols[i] (along n) and holds values[i] (bk x bn, zero outside the weight), all other blocks are zero,
-no block is given twice.
+no block is given twice. BlockSparseConv has the attributes of FusedConv but `group`, which is 1, and a weight
+of `shape` [output channels, input channels, kernel...]: block i holds the weights of the kernel position
+taps[i] (counted row by row) from the input channels of block row rows[i] to the output channels of block
+column cols[i].
 
 A node's function body (`attach_functions`) says the same in ONNX's own ops: a model with these ops runs in
 onnxruntime, and `oracle_model` inlines the bodies for evaluators that know no functions.
@@ -20,7 +24,8 @@ Importing this module registers the schemas with onnx.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -31,19 +36,20 @@ from onnx_ir.passes.common import InlinePass
 
 from ipucc.diagnostics import error
 from ipucc.graph import expr as language
-from ipucc.graph.edit import Array, all_graphs, describe, dtype_name, dtype_of, ints_attribute, value_dtype
+from ipucc.graph.body import Body
+from ipucc.graph.edit import all_graphs, describe, dtype_name, dtype_of, ints_attribute, value_dtype
+from ipucc.graph.shapes import Shape, broadcast, conv_shape, matmul_shape
 
 DOMAIN: Final = "ipucc"
 VERSION: Final = 1
 
-CONTRACTIONS: Final = ("FusedMatMul", "FusedConv", "BlockSparseMatMul")
+CONTRACTIONS: Final = ("FusedMatMul", "FusedConv", "BlockSparseMatMul", "BlockSparseConv")
 """Ops whose first two operands are contracted to `x`; the operands after them are a0, a1, ..."""
 
 _NUMERIC: Final = ("float16", "float", "double", "bfloat16", "int32", "int64", "uint32", "uint64")
 _FLOAT8: Final = ("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz")
 _NARROW: Final = ("bool", "int8", "uint8", "int16", "uint16", *_FLOAT8)
 
-Shape = tuple[int, ...]
 Context = onnx.shape_inference.InferenceContext
 
 
@@ -61,53 +67,6 @@ def extra_operands(node: ir.Node) -> tuple[ir.Value, ...]:
     return tuple(v for v in node.inputs[first:] if v is not None)
 
 
-def conv_shape(
-    x: Shape, w: Shape, pads: Sequence[int], strides: Sequence[int], dilations: Sequence[int], group: int
-) -> Shape:
-    """Shape of the result of a convolution; pads are ONNX's (all begins, then all ends).
-
-    Raises ValueError where operands and attributes contradict each other.
-    """
-    spatial = len(x) - 2
-    if len(w) != len(x) or len(pads) != 2 * spatial or len(strides) != spatial or len(dilations) != spatial:
-        raise ValueError(f"ranks of input {x}, weight {w}, pads, strides and dilations differ")
-    if x[1] != w[1] * group or w[0] % group:
-        raise ValueError(f"{x[1]} input channels, {group} groups and the weight {w} contradict each other")
-    size = []
-    for i in range(spatial):
-        padded = x[2 + i] + pads[i] + pads[spatial + i]
-        reach = (w[2 + i] - 1) * dilations[i] + 1
-        if padded < reach:
-            raise ValueError(f"the kernel reaches over {reach} of {padded} elements on spatial axis {i}")
-        size.append((padded - reach) // strides[i] + 1)
-    return (x[0], w[0], *size)
-
-
-def matmul_shape(a: Shape, b: Shape) -> Shape:
-    """Shape of numpy's matmul. Raises ValueError where the operands do not fit."""
-    if not a or not b:
-        raise ValueError("a scalar cannot be multiplied by MatMul")
-    left = (1, *a) if len(a) == 1 else a
-    right = (*b, 1) if len(b) == 1 else b
-    if left[-1] != right[-2]:
-        raise ValueError(f"contracted dimensions of {a} and {b} differ")
-    rows = left[-2:-1] if len(a) > 1 else ()
-    cols = right[-1:] if len(b) > 1 else ()
-    return (*broadcast(left[:-2], right[:-2]), *rows, *cols)
-
-
-def broadcast(*shapes: Shape) -> Shape:
-    """Numpy broadcasting of shapes. Raises ValueError where they do not broadcast."""
-    rank = max((len(s) for s in shapes), default=0)
-    out = []
-    for axis in range(-rank, 0):
-        sizes = {s[axis] for s in shapes if len(s) >= -axis} - {1}
-        if len(sizes) > 1:
-            raise ValueError(f"shapes {', '.join(map(str, shapes))} do not broadcast")
-        out.append(sizes.pop() if sizes else 1)
-    return tuple(out)
-
-
 def register() -> None:
     """Makes the ops known to onnx's checker and shape inference; does nothing the second time."""
     attribute = OpSchema.Attribute
@@ -116,11 +75,13 @@ def register() -> None:
     ints = [attribute(n, kind.INTS, required=True) for n in ("pads", "strides", "dilations")]
     blocks = [attribute(n, kind.INTS, required=True) for n in ("rows", "cols", "block", "shape")]
     group = attribute("group", kind.INT, required=True)
+    taps = attribute("taps", kind.INTS, required=True)
     for name, fixed, attributes, infer in (
         ("FusedElementwise", (), [expr], _infer_elementwise),
         ("FusedMatMul", ("A", "B"), [expr], _infer_matmul),
         ("FusedConv", ("X", "W"), [expr, *ints, group], _infer_conv),
         ("BlockSparseMatMul", ("A", "values"), [expr, *blocks], _infer_block_sparse),
+        ("BlockSparseConv", ("X", "values"), [expr, taps, *blocks, *ints], _infer_block_sparse_conv),
     ):
         if onnx.defs.has(name, DOMAIN):
             continue
@@ -228,74 +189,44 @@ def _infer_conv(context: Context) -> None:
 
 
 def _infer_block_sparse(context: Context) -> None:
-    a, values = _shape(context, 0), _shape(context, 1)
+    a = _shape(context, 0)
     rows, cols, block, size = (_ints(context, n) for n in ("rows", "cols", "block", "shape"))
-    if len(block) != 2 or len(size) != 2 or min((*block, *size)) < 1:
-        raise ValueError(f"block {block} and shape {size} must be two positive numbers each")
-    if len(rows) != len(cols) or len(set(zip(rows, cols, strict=True))) != len(rows):
-        raise ValueError("rows and cols must list every block once")
-    for name, found, limit in (
-        ("rows", rows, -(-size[0] // block[0])),
-        ("cols", cols, -(-size[1] // block[1])),
-    ):
-        if found and not (min(found) >= 0 and max(found) < limit):
-            raise ValueError(f"{name} must lie in 0..{limit - 1}")
-    if values is not None and values != (len(rows), *block):
-        raise ValueError(f"values of shape {values} are not {len(rows)} blocks of {block}")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"shape {size} must be two positive numbers")
+    _check_blocks(context, {"rows": (rows, size[0]), "cols": (cols, size[1])}, block)
     if a is not None and (not a or a[-1] != size[0]):
         raise ValueError(f"operand {a} does not fit to a weight of shape {size}")
     _set_result(context, None if a is None else (*a[:-1], size[1]), contraction=True)
 
 
-class _Body:
-    """Nodes of a function body, with names that depend only on what is emitted."""
+def _infer_block_sparse_conv(context: Context) -> None:
+    x = _shape(context, 0)
+    taps, rows, cols, block, size = (_ints(context, n) for n in ("taps", "rows", "cols", "block", "shape"))
+    if len(size) < 3 or min(size) < 1:
+        raise ValueError(f"shape {size} must be three or more positive numbers")
+    axes = {"rows": (rows, size[1]), "cols": (cols, size[0]), "taps": (taps, prod(size[2:]))}
+    _check_blocks(context, axes, block)
+    shape = None
+    if x is not None:
+        pads, strides, dilations = (_ints(context, n) for n in ("pads", "strides", "dilations"))
+        shape = conv_shape(x, size, pads, strides, dilations, 1)
+    _set_result(context, shape, contraction=True)
 
-    def __init__(self) -> None:
-        self.nodes: list[ir.Node] = []
 
-    def node(self, op: str, inputs: Sequence[ir.Value], attrs: dict[str, language.AttrValue]) -> ir.Value:
-        node = ir.node(op, inputs, attributes=attrs)
-        return self.add(node)
-
-    def add(self, node: ir.Node) -> ir.Value:
-        node.name = f"n{len(self.nodes)}"
-        node.outputs[0].name = f"v{len(self.nodes)}"
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def constant(self, array: Array) -> ir.Value:
-        return self.add(ir.node("Constant", [], attributes={"value": ir.tensor(array)}))
-
-    def reference(self, name: str) -> ir.Value:
-        attribute = ir.RefAttr("value_ints", name, ir.AttributeType.INTS)
-        return self.add(ir.Node("", "Constant", [], [attribute]))
-
-    def expression(self, expr: language.Expr, env: dict[str, ir.Value], types: dict[str, str]) -> ir.Value:
-        if isinstance(expr, language.Operand):
-            return env[expr.name]
-        if isinstance(expr, language.Const):
-            return self._scalar(expr, language.constant_type(expr.value))
-        group = language.argument_type(expr, types)
-        values = []
-        for i, arg in enumerate(expr.args):
-            if isinstance(arg, language.Const):
-                own = i in language.value_group(expr.op, expr.args)
-                values.append(self._scalar(arg, group if own else language.constant_type(arg.value)))
-            else:
-                values.append(self.expression(arg, env, types))
-        if expr.op == "Swish":
-            # onnxruntime has no kernel for Swish, and does not expand the function that defines it.
-            value = expr.attr("alpha")
-            assert isinstance(value, float)
-            alpha = self._scalar(language.Const(value), group)
-            return self.node("Mul", [*values, self.node("Sigmoid", [self.node("Mul", [*values, alpha], {})], {})], {})
-        attrs = dict(expr.attrs)
-        if expr.op == "Cast":
-            attrs["to"] = int(dtype_of(str(attrs["to"])))
-        return self.node(expr.op, values, attrs)
-
-    def _scalar(self, constant: language.Const, dtype: str) -> ir.Value:
-        return self.constant(np.array(constant.value, dtype=dtype_of(dtype).numpy()))
+def _check_blocks(context: Context, axes: Mapping[str, tuple[tuple[int, ...], int]], block: tuple[int, ...]) -> None:
+    """Raises ValueError unless `axes` (indices, and the size they cut) place the blocks of operand 1, each once."""
+    if len(block) != 2 or min(block) < 1:
+        raise ValueError(f"block {block} must be two positive numbers")
+    listed = [found for found, _ in axes.values()]
+    if len({len(found) for found in listed}) != 1 or len(set(zip(*listed, strict=True))) != len(listed[0]):
+        raise ValueError(f"{', '.join(axes)} must list every block once")
+    for (name, (found, size)), side in zip(axes.items(), (*block, 1), strict=False):
+        limit = -(-size // side)
+        if found and not (min(found) >= 0 and max(found) < limit):
+            raise ValueError(f"{name} must lie in 0..{limit - 1}")
+    values = _shape(context, 1)
+    if values is not None and values != (len(listed[0]), *block):
+        raise ValueError(f"values of shape {values} are not {len(listed[0])} blocks of {block}")
 
 
 def function_for(node: ir.Node, opset: int) -> ir.Function:
@@ -312,7 +243,7 @@ def function_for(node: ir.Node, opset: int) -> ir.Function:
     operands = [v for v in node.inputs if v is not None]
     env = dict(zip(names, inputs, strict=True))
     types = {n: dtype_name(value_dtype(v)) for n, v in zip(names, operands, strict=True)}
-    body = _Body()
+    body = Body()
     if contraction:
         env["x"] = _contraction(node, body, inputs[0], inputs[1])
         types["x"] = types[names[0]]
@@ -327,28 +258,48 @@ def function_for(node: ir.Node, opset: int) -> ir.Function:
     return function
 
 
-def _contraction(node: ir.Node, body: _Body, left: ir.Value, right: ir.Value) -> ir.Value:
+def _contraction(node: ir.Node, body: Body, left: ir.Value, right: ir.Value) -> ir.Value:
     if node.op_type == "FusedMatMul":
         return body.node("MatMul", [left, right], {})
-    if node.op_type == "FusedConv":
-        names = ("dilations", "pads", "strides")
-        attrs: dict[str, language.AttrValue] = {n: ints_attribute(node, n, ()) for n in names}
-        return body.node("Conv", [left, right], {**attrs, "group": node.attributes["group"].as_int()})
+    if node.op_type == "BlockSparseMatMul":
+        return body.node("MatMul", [left, _dense(node, body, right)], {})
+    names = ("dilations", "pads", "strides")
+    attrs: dict[str, language.AttrValue] = {n: ints_attribute(node, n, ()) for n in names}
+    if node.op_type == "BlockSparseConv":
+        return body.node("Conv", [left, _dense_conv(node, body, right)], attrs)
+    return body.node("Conv", [left, right], {**attrs, "group": node.attributes["group"].as_int()})
+
+
+def _dense(node: ir.Node, body: Body, values: ir.Value) -> ir.Value:
+    """The weight [k, n]: blocks scattered over the grid of blocks, then grid and block axes brought together."""
     (bk, bn), (k, n) = ints_attribute(node, "block", ()), ints_attribute(node, "shape", ())
-    grid = (-(-k // bk), -(-n // bn))
-    # The dense weight: blocks scattered over the grid of blocks, then grid and block axes brought together.
-    zero = ir.tensor(np.zeros(1, dtype=value_dtype(node.inputs[1]).numpy()))  # type: ignore[arg-type]
-    shape = body.constant(np.array([*grid, bk, bn], dtype=np.int64))
-    zeros = body.add(ir.node("ConstantOfShape", [shape], attributes={"value": zero}))
-    last = body.constant(np.array([-1], dtype=np.int64))
-    columns = [body.node("Unsqueeze", [body.reference(name), last], {}) for name in ("rows", "cols")]
-    indices = body.node("Concat", columns, {"axis": 1})
-    grid_of_blocks = body.node("ScatterND", [zeros, indices, right], {})
-    rows_first = body.node("Transpose", [grid_of_blocks], {"perm": (0, 2, 1, 3)})
-    padded = body.constant(np.array([grid[0] * bk, grid[1] * bn], dtype=np.int64))
-    dense = body.node("Reshape", [rows_first, padded], {})
+    grid = _scatter(node, body, ("rows", "cols"), (-(-k // bk), -(-n // bn), bk, bn), values)
+    rows_first = body.node("Transpose", [grid], {"perm": (0, 2, 1, 3)})
+    padded = body.constant(np.array([-(-k // bk) * bk, -(-n // bn) * bn], dtype=np.int64))
     bounds = [body.constant(np.array(b, dtype=np.int64)) for b in ([0, 0], [k, n], [0, 1])]
-    return body.node("MatMul", [left, body.node("Slice", [dense, *bounds], {})], {})
+    return body.node("Slice", [body.node("Reshape", [rows_first, padded], {}), *bounds], {})
+
+
+def _dense_conv(node: ir.Node, body: Body, values: ir.Value) -> ir.Value:
+    """The weight [output channels, input channels, kernel...]."""
+    (bk, bn), (n, k, *kernel) = ints_attribute(node, "block", ()), ints_attribute(node, "shape", ())
+    shape = (prod(kernel), -(-k // bk), -(-n // bn), bk, bn)
+    grid = _scatter(node, body, ("taps", "rows", "cols"), shape, values)
+    outputs_first = body.node("Transpose", [grid], {"perm": (2, 4, 1, 3, 0)})
+    padded = body.constant(np.array([shape[2] * bn, shape[1] * bk, *kernel], dtype=np.int64))
+    bounds = [body.constant(np.array(b, dtype=np.int64)) for b in ([0, 0], [n, k], [0, 1])]
+    return body.node("Slice", [body.node("Reshape", [outputs_first, padded], {}), *bounds], {})
+
+
+def _scatter(node: ir.Node, body: Body, places: Sequence[str], shape: Sequence[int], values: ir.Value) -> ir.Value:
+    """Zeros of a shape, with the blocks at the places that the attributes name."""
+    zero = ir.tensor(np.zeros(1, dtype=value_dtype(node.inputs[1]).numpy()))  # type: ignore[arg-type]
+    sizes = body.constant(np.array(shape, dtype=np.int64))
+    zeros = body.add(ir.node("ConstantOfShape", [sizes], attributes={"value": zero}))
+    last = body.constant(np.array([-1], dtype=np.int64))
+    columns = [body.node("Unsqueeze", [body.reference(name), last], {}) for name in places]
+    indices = body.node("Concat", columns, {"axis": 1})
+    return body.node("ScatterND", [zeros, indices, values], {})
 
 
 def attach_functions(model: ir.Model) -> None:

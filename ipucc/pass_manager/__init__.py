@@ -3,7 +3,14 @@
 from ipucc.pass_manager.base import OptionValue, Pass, PassContext, option
 from ipucc.pass_manager.dump import DumpFolder
 from ipucc.pass_manager.options import OptionInfo, describe_options, make_pass
-from ipucc.pass_manager.pipeline import DEFAULT_PIPELINE, Pipeline, Repeat, format_pipeline, parse_pipeline
+from ipucc.pass_manager.pipeline import (
+    DEFAULT_PIPELINE,
+    Pipeline,
+    Repeat,
+    format_pipeline,
+    format_step,
+    parse_pipeline,
+)
 from ipucc.pass_manager.registry import Registry, default_registry, summary
 from ipucc.pass_manager.run import PassEvent, PassTiming, PipelineResult, count_nodes, run_pipeline
 
@@ -24,6 +31,7 @@ __all__ = [
     "default_registry",
     "describe_options",
     "format_pipeline",
+    "format_step",
     "make_pass",
     "option",
     "parse_pipeline",

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 OptionValue: TypeAlias = "bool | int | float | str | tuple[OptionValue, ...]"
-Pays: TypeAlias = "Callable[[ir.Node, Sequence[tuple[int, int]], tuple[int, int]], tuple[bool, str]]"
-"""Asked with a matmul node, the coordinates of the blocks that would be kept and the block's size; answers
-whether block-sparse is predicted to be faster than dense, and why."""
+Predict: TypeAlias = "Callable[[ir.Node], int]"
+"""The planner's estimate of the cycles of a node, were it alone on the chip. The node need not be in the graph, and its
+constants need no values. Raises CompileError for a node that cannot be lowered."""
 
 
 T = TypeVar("T", bound=OptionValue)
@@ -43,6 +43,10 @@ class Pass:
         """Changes the model; True if anything changed."""
         raise NotImplementedError(f"the pass {self.name} does not define run()")
 
+    def files(self) -> tuple[str, ...]:
+        """Files whose content the result depends on."""
+        return ()
+
     def changed_options(self) -> dict[str, OptionValue]:
         """The options that differ from their defaults, in the order of the fields."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -53,10 +57,10 @@ class Pass:
 class PassContext:
     """What passes share during one run of a pipeline: remarks, and answers from the outside.
 
-    `pays` is the planner's answer to whether a block-sparse weight pays (None: nobody can say).
+    `predict` is the planner's estimate of a node (None: nobody can say).
     """
 
-    pays: "Pays | None" = None
+    predict: "Predict | None" = None
     remarks: list[Diagnostic] = field(default_factory=list)
     pass_name: str = ""
     _seen: set[Diagnostic] = field(default_factory=set, repr=False)

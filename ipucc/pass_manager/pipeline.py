@@ -74,9 +74,13 @@ def format_pipeline(pipeline: Pipeline) -> str:
 def _format_step(step: Step) -> str:
     if isinstance(step, Repeat):
         return f"repeat{{n={step.n}}}({format_pipeline(step.body)})"
-    options = step.changed_options()
-    inside = ",".join(f"{name.replace('_', '-')}={_format_value(value)}" for name, value in options.items())
-    return f"{step.name}{{{inside}}}" if inside else step.name
+    return format_step(step.name, step.changed_options())
+
+
+def format_step(name: str, options: Mapping[str, OptionValue]) -> str:
+    """The text of a pass with these options."""
+    inside = ",".join(f"{key.replace('_', '-')}={_format_value(value)}" for key, value in options.items())
+    return f"{name}{{{inside}}}" if inside else name
 
 
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./:-]*")

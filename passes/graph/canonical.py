@@ -16,6 +16,7 @@ from ipucc.graph.edit import (
 from ipucc.graph.match import Match
 from ipucc.graph.patterns import OpPattern, Var, maybe, op
 from ipucc.graph.rewrite import Builder, Rule, require, rewrite
+from ipucc.graph.weight_names import carry_name
 
 _DIVISORS: Final = 1 << 16
 """Constant divisors of at most this many elements are looked at."""
@@ -56,6 +57,7 @@ def _transposed(new: Builder, value: ir.Value) -> ir.Value:
     if shape is not None and len(value.uses()) == 1:
         constant = new.editor.derived((value,), np.transpose, shape[::-1], value_dtype(value), f"{value.name}_t")
         if constant is not None:
+            carry_name(value, constant, turned=True)
             return constant
     return new.Transpose(value, perm=(1, 0))
 

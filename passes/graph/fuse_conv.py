@@ -22,6 +22,7 @@ from ipucc.graph.edit import (
 from ipucc.graph.match import Match
 from ipucc.graph.patterns import OpPattern, Var, maybe, op
 from ipucc.graph.rewrite import Builder, Rule, apply_rules, present, require, rewrite
+from ipucc.graph.weight_names import carry_name
 from ipucc.pass_manager import Pass, PassContext
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
@@ -86,6 +87,7 @@ def conv_batchnorm(
         new.editor.derived(sources, bias, channels, dtype, f"{name}_bn"),
     )
     require(None not in constants, "weight, bias and statistics are not all constants")
+    carry_name(w, constants[0])
     return getattr(new, node.op_type)(x, *constants, **_attributes(node))  # type: ignore[no-any-return]
 
 

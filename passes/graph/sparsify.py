@@ -1,183 +1,230 @@
-"""The pass `sparsify`: the weights of matrix products keep their heaviest blocks only."""
+"""The pass `sparsify`: products keep only some blocks of their weights."""
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from ipucc.diagnostics import error
-from ipucc.graph.edit import (
-    Array,
-    AttrLike,
-    Editor,
-    constant_array,
-    copy_type,
-    describe,
-    is_constant,
-    merge_origin,
-    prune,
-    static_shape,
-)
-from ipucc.graph.schemas import DOMAIN, attach_functions, extra_operands
+from ipucc.diagnostics import CompileError, error
+from ipucc.graph.edit import Editor, prune
+from ipucc.graph.schemas import attach_functions
 from ipucc.pass_manager import Pass, PassContext, option
+from ipucc.passes.graph.calibrate import layer_inputs, read_calibration
+from ipucc.passes.graph.mask_file import read_masks
+from ipucc.passes.graph.products import KINDS, Product, find_products, matches
+from ipucc.passes.graph.sparse_form import Kept, predicted, replace
+from ipucc.sparsity import PATTERNS, SCORES, block_scores, blocks_with_any, check_block, choose, erk, obs_update
+from ipucc.sparsity.blocks import Array, Block, Mask
+from ipucc.sparsity.scores import CALIBRATED, Gram, element_mask
 
-BLOCKS: Final = (4, 8, 16)
+SHARES: Final = ("uniform", "erk")
+CHOICES: Final = ("top", *PATTERNS, "zeros")
 
 
 @dataclass(frozen=True)
 class Sparsify(Pass):
-    """Replaces MatMul and FusedMatMul with a constant weight [k, n] by BlockSparseMatMul.
+    """Replaces products with a constant weight by BlockSparseMatMul and BlockSparseConv.
 
-    The weight is cut into blocks (zero padded at the edges), which are ordered by their L1 norm, equal ones
-    by their place, row by row; the share `density` of them is kept, one at least, and the rest is dropped.
-    A layer stays dense if its node or weight is named in `exclude`, and with `when=pays` if the planner
-    predicts no gain; a remark gives the reason, as one gives the density of each sparse layer.
+    The weight [taps, k, n] is cut into blocks along k and n, zero padded at the edges. `pattern=top` keeps those of
+    highest `score`, equal ones by place; other patterns keep blocks by place alone, `zeros` those that are not all
+    zero, a `mask` those that the user names. The share kept is `density`, one block at least. With the score
+    `sparsegpt` the weights that are kept are changed so that outputs change little.
+
+    A layer stays dense if `exclude` fits a name of it, if no density is given for it or a density of 1, if a mask file
+    has no mask for it, and with `when=pays` if the planner predicts no gain; a remark gives the reason, as one gives
+    the density of each sparse layer.
     """
 
     name: ClassVar[str] = "sparsify"
 
-    block: int | tuple[int, int] = option(16, "size of a block: 4, 8 or 16, or [along k, along n]")
-    density: float = option(0.1, "share of the blocks that is kept, above 0 and at most 1")
+    block: int | tuple[int, int] = option(16, "size of a block: 1, 4, 8 or 16, or [along k, along n]")
+    density: float | tuple[tuple[str, float], ...] = option(
+        0.1, "share of the blocks that is kept, above 0 and at most 1; or a list of [name or pattern, share]"
+    )
+    distribution: str = option("uniform", "how a density is shared out among layers", choices=SHARES)
+    score: str = option("l1", "what makes a block matter", choices=SCORES)
+    pattern: str = option("top", "which blocks are kept", choices=CHOICES)
+    mask: str = option("", "an .npz of masks by name of weight or node, instead of a density")
+    calibration: str = option("", "an .npz of inputs of the model, for the scores wanda and sparsegpt")
+    ops: tuple[str, ...] = option(("matmul",), "which products: matmul, conv")
     when: str = option("always", "which layers: all, or those where it pays", choices=("always", "pays"))
-    exclude: tuple[str, ...] = option((), "names of nodes or weights that stay dense")
+    exclude: tuple[str, ...] = option((), "names, or patterns of names, of nodes or weights that stay dense")
+
+    def files(self) -> tuple[str, ...]:
+        """Files that the result depends on."""
+        return tuple(path for path in (self.mask, self.calibration) if path)
 
     def run(self, model: ir.Model, ctx: PassContext) -> bool:
-        size = self._block()
-        if not 0 < self.density <= 1:
-            raise error("IPU0304", f"density must be above 0 and at most 1, not {self.density}")
-        if self.when == "pays" and ctx.pays is None:
-            raise error("IPU0304", "sparsify{when=pays} needs a planner to ask, and this run has none")
-        editor = Editor(model)
-        found: set[str] = set()
-        blocks: dict[ir.Value, Blocks] = {}
-        changed = False
-        for node in list(model.graph.all_nodes()):
-            if node.graph is not None and _is_product(node):
-                changed |= self._layer(node, size, editor, ctx, found, blocks)
-        if unknown := [name for name in self.exclude if name not in found]:
-            raise error(
-                "IPU0304",
-                f"sparsify excludes {', '.join(unknown)}, but no product with a constant weight has that name",
+        block = self._checked(ctx)
+        layers = self._layers(find_products(model, self.ops, ctx), ctx)
+        weights: dict[ir.Value, Array] = {}
+        for product in list(layers):
+            found = weights.get(product.constant)
+            if found is None and (found := product.read()) is None:
+                ctx.missed(product.node, "kept dense: the values of the weight are absent", id="IPU0410")
+                layers.remove(product)
+            elif found is not None:
+                weights[product.constant] = found
+        kept = self._choose(model, layers, weights, block, ctx)
+        editor, changed = Editor(model), False
+        dense: dict[ir.Node, int] = {}
+        for product in layers:
+            blocks = kept.get(product.constant)
+            if blocks is None:
+                continue
+            if self.when == "pays" and (reason := _against(product, blocks, dense, ctx)):
+                ctx.missed(product.node, f"kept dense: {reason}", id="IPU0411")
+                continue
+            replace(product, blocks, editor)
+            ctx.passed(
+                product.node,
+                f"{blocks.count} of {blocks.mask.size} blocks of {block[0]} x {block[1]} kept, "
+                f"density {blocks.density:.4f}",
+                density=blocks.density,
+                blocks=blocks.count,
             )
+            changed = True
         if changed:
             prune(model)
             attach_functions(model)
         return changed
 
-    def _block(self) -> tuple[int, int]:
-        sizes = (self.block, self.block) if isinstance(self.block, int) else self.block
-        if any(size not in BLOCKS for size in sizes):
-            raise error("IPU0304", f"a block is 4, 8 or 16 long, not {' x '.join(map(str, sizes))}")
-        return sizes
+    def _checked(self, ctx: PassContext) -> Block:
+        """The block. Raises CompileError for values that an option's type admits and this pass does not."""
+        try:
+            block = check_block(self.block)
+        except ValueError as failure:
+            raise error("IPU0304", str(failure)) from failure
+        densities = [d for _, d in self.density] if isinstance(self.density, tuple) else [self.density]
+        for density in densities:
+            if not 0 < density <= 1:
+                raise error("IPU0304", f"density must be above 0 and at most 1, not {density}")
+        if unknown := [kind for kind in self.ops if kind not in KINDS]:
+            raise error("IPU0304", f"ops are {' and '.join(KINDS)}, not {', '.join(unknown)}")
+        if self.distribution != "uniform" and isinstance(self.density, tuple):
+            raise error("IPU0304", f"distribution={self.distribution} shares out one density, not a list of them")
+        if self.mask and self.pattern != "top":
+            raise error("IPU0304", f"a mask says which blocks are kept, and so does pattern={self.pattern}")
+        if self.score in CALIBRATED and not self.calibration:
+            raise error(
+                "IPU0304", f"the score {self.score} needs inputs of the model",
+                help=["calibration=FILE.npz, on the command line --calibrate FILE.npz"],
+            )  # fmt: skip
+        if self.when == "pays" and ctx.predict is None:
+            raise error("IPU0304", "sparsify{when=pays} needs a planner to ask, and this run has none")
+        return block
 
-    def _layer(
-        self,
-        node: ir.Node,
-        size: tuple[int, int],
-        editor: Editor,
+    def _layers(self, products: Sequence[Product], ctx: PassContext) -> list[Product]:
+        """The products that are not excluded."""
+        used = {pattern for product in products for pattern in matches(product, self.exclude)}
+        if unknown := [name for name in self.exclude if name not in used]:
+            raise error(
+                "IPU0304",
+                f"sparsify excludes {', '.join(unknown)}, but no product with a constant weight has that name",
+            )
+        layers = []
+        for product in products:
+            if matches(product, self.exclude):
+                ctx.missed(product.node, "kept dense: excluded by name")
+            else:
+                layers.append(product)
+        return layers
+
+    def _choose(
+        self, model: ir.Model, layers: Sequence[Product], weights: Mapping[ir.Value, Array], block: Block,
         ctx: PassContext,
-        found: set[str],
-        known: dict[ir.Value, "Blocks"],
-    ) -> bool:
-        weight = node.inputs[1]
-        assert weight is not None  # a product has two operands
-        if not is_constant(weight) or len(static_shape(weight) or ()) != 2:
-            return False
-        names = {name for name in (node.name, weight.name, *describe(node).split(",")) if name}
-        found |= names
-        if names & set(self.exclude):
-            ctx.missed(node, "kept dense: excluded by name")
-            return False
-        dense = constant_array(weight)
-        if dense is None:
-            ctx.missed(node, "kept dense: the values of the weight are absent", id="IPU0410")
-            return False
-        if weight not in known:
-            known[weight] = choose_blocks(dense, size, self.density)
-        blocks = known[weight]
-        if self.when == "pays" and ctx.pays is not None:
-            pays, reason = ctx.pays(node, list(zip(blocks.rows, blocks.cols, strict=True)), size)
-            if not pays:
-                ctx.missed(node, f"kept dense: {reason}", id="IPU0411")
-                return False
-        if blocks.values is None:
-            kept = cut(dense, size)[list(blocks.rows), list(blocks.cols)]
-            blocks.values = editor.constant(np.ascontiguousarray(kept), name=f"{weight.name}_blocks")
-        _replace(node, dense.shape, size, blocks, blocks.values, editor)
-        share = len(blocks.rows) / blocks.total
-        ctx.passed(
-            node,
-            f"{len(blocks.rows)} of {blocks.total} blocks of {size[0]} x {size[1]} kept, density {share:.4f}",
-            density=share,
-            blocks=len(blocks.rows),
-        )
-        return True
+    ) -> dict[ir.Value, Kept]:  # fmt: skip
+        """What every weight keeps; weights that stay dense have no entry."""
+        first = {product.constant: product for product in reversed(layers)}
+        masks: dict[ir.Value, tuple[Mask, Mask | None]] = {}
+        shares: Mapping[ir.Value, float] = {}
+        if self.mask:
+            masks = read_masks(self.mask, layers, block)
+            for product in layers:
+                if product.constant not in masks:
+                    ctx.missed(product.node, "kept dense: there is no mask for it")
+        elif self.pattern == "zeros":
+            masks = {value: (blocks_with_any(weights[value], block), None) for value in first}
+        else:
+            shares = self._shares(layers, ctx)
+        chosen = [product for value, product in first.items() if value in masks or value in shares]
+        # A pattern needs no scores, and the update of sparsegpt serves every mask.
+        inputs: dict[ir.Value, Gram] = {}
+        if self.score == "sparsegpt" or (self.score == "wanda" and shares and self.pattern == "top"):
+            inputs = layer_inputs(
+                model, [p for p in layers if p.constant in {c.constant for c in chosen}],
+                read_calibration(self.calibration, model), self.score == "sparsegpt",
+            )  # fmt: skip
+        kept = {}
+        for product in chosen:
+            value, weight = product.constant, weights[product.constant]
+            if value in shares:
+                masks[value] = self._mask(weight, block, shares[value], inputs.get(value)), None
+            mask, elements = masks[value]
+            if not mask.any():
+                ctx.missed(product.node, "kept dense: all of its weights are zero")
+                continue
+            kept[value] = Kept(block, mask, self._values(weight, block, mask, elements, inputs.get(value)))
+        return kept
+
+    def _shares(self, layers: Sequence[Product], ctx: PassContext) -> dict[ir.Value, float]:
+        """Densities by weight, of the weights that get one below 1."""
+        found: dict[ir.Value, float] = {}
+        if isinstance(self.density, tuple):
+            used: set[str] = set()
+            for product in layers:
+                rules = [(p, d) for p, d in self.density if matches(product, [p])]
+                used.update(p for p, _ in rules)
+                if rules:
+                    found.setdefault(product.constant, rules[0][1])
+                else:
+                    ctx.missed(product.node, "kept dense: no density is given for it")
+            if unknown := [pattern for pattern, _ in self.density if pattern not in used]:
+                raise error("IPU0304", f"densities are given for {', '.join(unknown)}, but no layer has such a name")
+        else:
+            distinct = list(dict.fromkeys(product.constant for product in layers))
+            by_value = {product.constant: product for product in layers}
+            if self.distribution == "erk":
+                shares = erk([by_value[value].dims for value in distinct], self.density).tolist()
+            else:
+                shares = [self.density] * len(distinct)
+            found = dict(zip(distinct, shares, strict=True))
+        if self.distribution == "erk":
+            for product in layers:
+                if found[product.constant] >= 1:
+                    ctx.missed(product.node, "kept dense: its share by ERK is all of it")
+            found = {value: share for value, share in found.items() if share < 1}
+        return found
+
+    def _mask(self, weight: Array, block: Block, density: float, inputs: Gram | None) -> Mask:
+        if self.pattern != "top":
+            taps, k, n = weight.shape
+            one = PATTERNS[self.pattern](-(-k // block[0]), -(-n // block[1]), density)
+            return np.repeat(one[None], taps, axis=0)
+        scores = block_scores(weight, block, self.score, inputs)
+        return choose(scores, density, "output" if self.score == "wanda" else "layer")
+
+    def _values(self, weight: Array, block: Block, mask: Mask, elements: Mask | None, inputs: Gram | None) -> Array:
+        """The weight as it is kept: elements that a mask drops are zero, with sparsegpt others make up for them."""
+        if inputs is not None and inputs.whole:
+            taps, k, n = weight.shape
+            stays = element_mask(mask, block, (taps, k, n)) if elements is None else elements
+            return obs_update(weight, stays, inputs).astype(weight.dtype)
+        return weight if elements is None else np.where(elements, weight, np.zeros((), weight.dtype))
 
 
-@dataclass(slots=True)
-class Blocks:
-    """The blocks kept of one weight, row by row, out of `total`; `values` is made when a layer first uses
-    them."""
-
-    rows: tuple[int, ...]
-    cols: tuple[int, ...]
-    total: int
-    values: ir.Value | None = None
-
-
-def _replace(
-    node: ir.Node,
-    shape: tuple[int, ...],
-    size: tuple[int, int],
-    blocks: Blocks,
-    values: ir.Value,
-    editor: Editor,
-) -> None:
-    result = node.outputs[0]
-    extras = extra_operands(node) if node.domain == DOMAIN else ()
-    attrs: dict[str, AttrLike] = {
-        "block": size,
-        "cols": blocks.cols,
-        "expr": node.attributes.get_string("expr", "x"),
-        "rows": blocks.rows,
-        "shape": shape,
-    }
-    operands = [node.inputs[0], values, *extras]
-    sparse = editor.node("BlockSparseMatMul", operands, attrs, before=node, domain=DOMAIN)
-    copy_type(result, sparse.outputs[0])
-    merge_origin(sparse, [node])
-    name, value_name, is_output = node.name, result.name, result.is_graph_output()
-    editor.replace(result, sparse.outputs[0])
-    editor.remove_dead([node])
-    sparse.name = name
-    if not is_output:
-        sparse.outputs[0].name = value_name
-
-
-def cut(dense: Array, size: tuple[int, int]) -> Array:
-    """A matrix as [block rows, block columns, block height, block width], zero padded at the edges."""
-    pads = [(0, -n % b) for n, b in zip(dense.shape, size, strict=True)]
-    padded = np.pad(dense, pads)
-    (k, n), (bk, bn) = padded.shape, size
-    return padded.reshape(k // bk, bk, n // bn, bn).transpose(0, 2, 1, 3)
-
-
-def choose_blocks(dense: Array, size: tuple[int, int], density: float) -> Blocks:
-    """The heaviest blocks by L1 norm (summed in float64), equal ones by place.
-
-    The number kept is density times all, rounded to the nearest (halves up), one at least.
-    """
-    blocks = cut(dense, size)
-    norms: npt.NDArray[np.float64] = np.abs(blocks.astype(np.float64)).sum(axis=(2, 3))
-    count = min(norms.size, max(1, math.floor(density * norms.size + 0.5)))
-    # A stable sort of the negated norms keeps equal blocks in the order of their place.
-    kept = np.sort(np.argsort(-norms.reshape(-1), kind="stable")[:count])
-    rows, cols = np.unravel_index(kept, norms.shape)
-    return Blocks(tuple(map(int, rows)), tuple(map(int, cols)), norms.size)
-
-
-def _is_product(node: ir.Node) -> bool:
-    return (node.domain, node.op_type) in (("", "MatMul"), (DOMAIN, "FusedMatMul")) and len(node.inputs) >= 2
+def _against(product: Product, kept: Kept, dense: dict[ir.Node, int], ctx: PassContext) -> str | None:
+    """Why a layer should stay dense, by the planner's predictions; None where sparsity pays."""
+    assert ctx.predict is not None  # _checked has looked
+    if product.node not in dense:
+        dense[product.node] = ctx.predict(product.node)
+    with predicted(product, kept.mask, kept.block) as node:
+        try:
+            sparse = ctx.predict(node)
+        except CompileError as failure:
+            return failure.diagnostics[0].message
+    if sparse < dense[product.node]:
+        return None
+    return f"predicted {sparse:,} cycles block-sparse, {dense[product.node]:,} dense"

@@ -1,6 +1,6 @@
 """sparsify: which blocks are kept, what is written, and which layers stay dense."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +10,7 @@ from ipucc.diagnostics import CompileError
 from ipucc.graph.schemas import oracle_model
 from ipucc.graph.tensors import MissingTensor
 from ipucc.pass_manager import PassContext, run_pipeline
-from ipucc.passes.graph.sparsify import choose_blocks, cut
+from ipucc.sparsity import block_scores, choose, cut, join
 
 Build = Callable[..., ir.Model]
 F32 = np.float32
@@ -25,13 +25,9 @@ def weight(k: int = 10, n: int = 7) -> np.ndarray:
 
 
 def pruned(dense: np.ndarray, block: tuple[int, int], density: float) -> np.ndarray:
-    """The dense weight with the dropped blocks set to zero, computed block by block."""
-    kept = choose_blocks(dense, block, density)
-    result = np.zeros_like(dense)
-    for r, c in zip(kept.rows, kept.cols, strict=True):
-        place = slice(r * block[0], (r + 1) * block[0]), slice(c * block[1], (c + 1) * block[1])
-        result[place] = dense[place]
-    return result
+    """The dense weight with the dropped blocks set to zero."""
+    kept = choose(block_scores(dense[None], block), density)
+    return join(cut(dense[None], block) * kept[..., None, None], dense.shape)[0]
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -57,29 +53,6 @@ def test_the_product_is_that_of_the_kept_blocks(
         oracles.close(run(proto, feeds), [wanted], 1e-5)
 
 
-def test_the_heaviest_blocks_are_kept_and_ties_go_by_place() -> None:
-    norms = np.array([[1, 3, 2], [3, 0, 3]], dtype=F32)
-    dense = np.kron(norms, np.ones((4, 4), dtype=F32))
-    for density, wanted in ((0.34, [(0, 1), (1, 0)]), (0.5, [(0, 1), (1, 0), (1, 2)]), (0.01, [(0, 1)])):
-        blocks = choose_blocks(dense, (4, 4), density)
-        assert list(zip(blocks.rows, blocks.cols, strict=True)) == wanted
-        assert blocks.total == 6
-
-
-def test_the_l1_norm_decides() -> None:
-    dense = np.zeros((4, 8), dtype=F32)
-    dense[:, :4] = 1  # sum 16, largest 1
-    dense[0, 4] = -10  # sum 10, largest 10
-    assert choose_blocks(dense, (4, 4), 0.5).cols == (0,)
-
-
-def test_blocks_are_padded_with_zeros() -> None:
-    blocks = cut(np.ones((5, 3), dtype=F32), (4, 4))
-    assert blocks.shape == (2, 1, 4, 4)
-    assert blocks.sum() == 15
-    assert blocks[1, 0, 0].tolist() == [1, 1, 1, 0]
-
-
 def test_remarks_give_the_density(build: Build) -> None:
     ctx = PassContext()
     run_pipeline(build(TEXT, w=weight(), b=np.zeros(7, dtype=F32)), "fuse,sparsify{block=4,density=0.5}", context=ctx)
@@ -98,19 +71,22 @@ def test_excluded_layers_stay_dense(name: str, build: Build) -> None:
 
 
 def test_when_pays_asks_the_planner(build: Build) -> None:
-    asked = []
+    asked: list[tuple[str, int]] = []
 
-    def pays(node: ir.Node, blocks: Sequence[tuple[int, int]], block: tuple[int, int]) -> tuple[bool, str]:
-        asked.append((node.op_type, len(blocks), block))
-        return len(blocks) < 3, f"{len(blocks)} blocks are too many"
+    def predict(node: ir.Node) -> int:
+        sparse = node.op_type == "BlockSparseMatMul"
+        asked.append((node.op_type, len(node.attributes["rows"].as_ints()) if sparse else 0))
+        return asked[-1][1] * 10 if sparse else 25
 
     for density, op_type in ((0.2, "BlockSparseMatMul"), (0.9, "FusedMatMul")):
-        ctx = PassContext(pays=pays)
+        ctx = PassContext(predict=predict)
         model = build(TEXT, w=weight(), b=np.zeros(7, dtype=F32))
         run_pipeline(model, f"fuse,sparsify{{block=4,density={density},when=pays}}", context=ctx)
         assert model.graph[0].op_type == op_type
-    assert asked == [("FusedMatMul", 1, (4, 4)), ("FusedMatMul", 5, (4, 4))]
-    assert ("IPU0411", "kept dense: 5 blocks are too many") in [(r.id, r.message) for r in ctx.remarks]
+        assert len(model.graph.initializers["b"].uses()) == 1, "the planner's node leaves no trace"
+    assert asked == [("FusedMatMul", 0), ("BlockSparseMatMul", 1), ("FusedMatMul", 0), ("BlockSparseMatMul", 5)]
+    text = "kept dense: predicted 50 cycles block-sparse, 25 dense"
+    assert ("IPU0411", text) in [(r.id, r.message) for r in ctx.remarks]
 
 
 def test_products_of_two_inputs_and_of_batches_stay(build: Build) -> None:
@@ -140,8 +116,15 @@ def test_absent_weights_stay_dense(build: Build) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("block=5", "a block is 4, 8 or 16 long, not 5 x 5"),
+        ("block=5", "a block is 1 x 1, or 4, 8 or 16 long and wide, not 5 x 5"),
         ("block=[4,5]", "not 4 x 5"),
+        ("block=[1,4]", "not 1 x 4"),
+        ("ops=[matmul,gemm]", "ops are matmul and conv, not gemm"),
+        ("score=wanda", "the score wanda needs inputs of the model"),
+        ("density=[[w,0.5]],distribution=erk", "shares out one density"),
+        ("density=[[w,0.5],[v,0.5]]", "densities are given for v"),
+        ("density=[[w,0]]", "density must be above 0"),
+        ("mask=m.npz,pattern=banded", "a mask says which blocks are kept"),
         ("density=0", "density must be above 0"),
         ("density=1.5", "density must be above 0 and at most 1"),
         ("when=pays", "needs a planner"),

@@ -152,6 +152,39 @@ def test_block_sparsity_has_a_short_form(ipucc, mlp, tmp_path, document):
     assert 0 < ran["sparse_flops"] < ran["flops"]
 
 
+def test_masks_and_calibration_have_short_forms(ipucc, mlp, tmp_path, document):
+    mask = np.zeros((2, 6), bool)
+    mask[:, 2:4] = True
+    np.savez(tmp_path / "m.npz", w1=mask)
+    program = tmp_path / "m.ipux"
+    done = ipucc("-v", "compile", mlp, "-o", program, "--dim", "n=4", "--block", "16x8", "--mask", tmp_path / "m.npz")
+    assert done.exit_code == 0, done.output
+    assert "4 of 12 blocks of 16 x 8 kept" in done.stderr
+    assert "kept dense: there is no mask for it" in done.stderr
+    np.savez(tmp_path / "c.npz", x=np.ones((3, 4, 32), np.float32))
+    done = ipucc(
+        "-v", "compile", mlp, "-o", program, "--dim", "n=4", "--score", "sparsegpt", "--calibrate", tmp_path / "c.npz"
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "blocks of 16 x 16 kept" in done.stderr
+    done = ipucc("compile", mlp, "-o", program, "--dim", "n=4", "--pattern", "butterfly", "--block", "8")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_changed_mask_is_another_program(ipucc, mlp, tmp_path, document):
+    """The cache knows a program by the content of the files that its passes read."""
+    found = []
+    for kept in (1, 4):
+        mask = np.zeros((2, 3), bool)
+        mask.reshape(-1)[:kept] = True
+        np.savez(tmp_path / "m.npz", w1=mask)
+        options = ("--dim", "n=4", "--mask", tmp_path / "m.npz", "--cache", tmp_path / "cache")
+        done = ipucc("compile", mlp, "-o", tmp_path / "m.ipux", *options)
+        assert done.exit_code == 0, done.output
+        found.append(document(ipucc("run", tmp_path / "m.ipux", "--timing-only", "--json"))["sparse_flops"])
+    assert found[0] < found[1]
+
+
 # run
 
 

@@ -120,6 +120,10 @@ def test_block_sparse_matmul_is_the_product_with_its_blocks(run: Callable[..., n
 
 
 SPARSE = {"block": [4, 4], "shape": [8, 8], "expr": "x"}
+SPARSE_CONV = {
+    "block": [4, 4], "shape": [5, 8, 3, 2], "expr": "x", "taps": [5], "rows": [1], "cols": [1],
+    "pads": [0] * 4, "strides": [1, 1], "dilations": [1, 1],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -156,6 +160,11 @@ SPARSE = {"block": [4, 4], "shape": [8, 8], "expr": "x"}
         ),
         ("BlockSparseMatMul", [(2, 8), (1, 4, 8)], {**SPARSE, "rows": [1], "cols": [1]}, "are not 1 blocks"),
         ("BlockSparseMatMul", [(2, 9), (1, 4, 4)], {**SPARSE, "rows": [1], "cols": [1]}, "does not fit"),
+        ("BlockSparseConv", [(1, 8, 5, 5), (1, 4, 4)], {**SPARSE_CONV, "taps": [6]}, "taps must lie in 0..5"),
+        ("BlockSparseConv", [(1, 8, 5, 5), (1, 4, 4)], {**SPARSE_CONV, "cols": [2]}, "cols must lie in 0..1"),
+        ("BlockSparseConv", [(1, 8, 5, 5), (1, 4, 4)], {**SPARSE_CONV, "taps": [1, 2]}, "every block once"),
+        ("BlockSparseConv", [(1, 9, 5, 5), (1, 4, 4)], SPARSE_CONV, "input channels"),
+        ("BlockSparseConv", [(1, 8, 5, 5), (1, 4, 4)], {**SPARSE_CONV, "shape": [5, 8]}, "three or more"),
     ],
 )
 def test_inference_refuses(op: str, shapes: list[tuple[int, ...]], attrs: dict[str, object], message: str) -> None:

@@ -276,8 +276,9 @@ def _dense(node: ir.Node, body: Body, values: ir.Value) -> ir.Value:
     grid = _scatter(node, body, ("rows", "cols"), (-(-k // bk), -(-n // bn), bk, bn), values)
     rows_first = body.node("Transpose", [grid], {"perm": (0, 2, 1, 3)})
     padded = body.constant(np.array([-(-k // bk) * bk, -(-n // bn) * bn], dtype=np.int64))
+    dense = body.node("Reshape", [rows_first, padded], {})
     bounds = [body.constant(np.array(b, dtype=np.int64)) for b in ([0, 0], [k, n], [0, 1])]
-    return body.node("Slice", [body.node("Reshape", [rows_first, padded], {}), *bounds], {})
+    return body.node("Slice", [dense, *bounds], {})
 
 
 def _dense_conv(node: ir.Node, body: Body, values: ir.Value) -> ir.Value:
@@ -287,8 +288,9 @@ def _dense_conv(node: ir.Node, body: Body, values: ir.Value) -> ir.Value:
     grid = _scatter(node, body, ("taps", "rows", "cols"), shape, values)
     outputs_first = body.node("Transpose", [grid], {"perm": (2, 4, 1, 3, 0)})
     padded = body.constant(np.array([shape[2] * bn, shape[1] * bk, *kernel], dtype=np.int64))
+    dense = body.node("Reshape", [outputs_first, padded], {})
     bounds = [body.constant(np.array(b, dtype=np.int64)) for b in ([0, 0], [n, k], [0, 1])]
-    return body.node("Slice", [body.node("Reshape", [outputs_first, padded], {}), *bounds], {})
+    return body.node("Slice", [dense, *bounds], {})
 
 
 def _scatter(node: ir.Node, body: Body, places: Sequence[str], shape: Sequence[int], values: ir.Value) -> ir.Value:

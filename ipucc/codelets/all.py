@@ -17,6 +17,7 @@ FAMILIES: Final = (
     "resize",
     "rows",
     "sparse",
+    "sparse_conv",
 )
 """Modules of `ipucc.codelets` that register codelets."""
 

@@ -22,10 +22,21 @@ def block_sparse_cycles(
     outputs x (2 x workers + 17) + blocks x (16 + area x bytes / 8 + y x workers), with y the worker's cycles for its
     rows: 13 + n (fp16, side 4), 14 + 2(n-1) (8), 19 + 4(n-1) (16); fp32 12 + 4(n-1), 19 + 8(n-1), 2(37 + 8(n-1)).
     Blocks of other sides count as the next larger one; larger than 16 as several.
+
+    Single elements (the same file's element-wise estimate): workers x (31 + per output 8 + 3 (k - 1) for every 8 rows
+    of a worker and 7 + 2 (k - 1) for every 4 that are left), k elements an output; fp32 has half as many rows in a
+    pass (inferred).
     """
     n = np.maximum(1, per_worker(rows, target))
     half = itemsize(dtype) <= 2
     side = max(block)
+    if side == 1:
+        wide = 8 if half else 4
+        full, rest = n // wide, -(-(n % wide) // (wide // 2))
+        passes = full * (5 * outputs + 3 * blocks)
+        # What is left of a pass takes one of half its rows or, with more than those, a whole one.
+        passes = passes + np.where(rest == 2, 5 * outputs + 3 * blocks, rest * (5 * outputs + 2 * blocks))
+        return np.asarray(30 + target.workers * (31 + passes), np.int64)
     if side <= 4:
         y = 13 + n if half else 12 + 4 * (n - 1)
     elif side <= 8:
@@ -72,5 +83,6 @@ class BlockSparse(Codelet):
         for z in range(values.shape[1]):
             left = dense[at, :, np.clip(place[:, z, 0], 0, dense.shape[2] - 1)]
             # Positions past a run's end are filled with zeros and add nothing.
-            out[at, :, np.clip(place[:, z, 1], 0, self.outputs - 1)] += np.matmul(left, values[:, z])
+            product = left * values[:, z] if bk == 1 else np.matmul(left, values[:, z])
+            out[at, :, np.clip(place[:, z, 1], 0, self.outputs - 1)] += product
         return [out.reshape(tiles, 1, rows, self.outputs * bn)]

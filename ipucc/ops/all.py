@@ -20,6 +20,7 @@ FAMILIES: Final = (
         "rotary",
         "softmax",
         "sparse",
+        "sparse_conv",
         "views",
     ),
 )

@@ -320,6 +320,31 @@ class Builder:
                     grains[along.axis] = max(grains[along.axis], self.grain(o.dtype))
         return tuple(replace(a, grain=grains[a.name]) for a in axes)
 
+    def offered(self, chains: Sequence[tuple[str, Callable[[], Ref]]]) -> Ref:
+        """A value that each of several chains of ops computes, named and built by a function each: placement chooses
+        one of them. All chains must have as many ops, of the same kinds, over as many operands, and end in a tensor of
+        the same shape and type.
+        """
+        start = len(self.graph.ops)
+        built: list[list[TileOp]] = []
+        result: Ref | None = None
+        for name, build in chains:
+            made = build()
+            ops = [replace(op, form=name, chained=len(chains) > 1) for op in self.graph.ops[start:]]
+            del self.graph.ops[start:]
+            if result is None:
+                result = made
+            elif [(op.kind, len(op.operands)) for op in ops] != [(op.kind, len(op.operands)) for op in built[0]]:
+                raise RuntimeError(f"chain {name!r} of {self.name()} is built unlike the others")
+            else:
+                ops[-1] = replace(ops[-1], result=replace(ops[-1].result, tensor=built[0][-1].result.tensor))
+            built.append(ops)
+        if result is None:
+            raise ValueError("no chain is offered")
+        for first, *others in zip(*built, strict=True):
+            self.graph.ops.append(replace(first, forms=tuple(others)))
+        return result
+
     def begin(self, node: ir.Node) -> None:
         """From here on, ops and errors are those of this node."""
         self._node = node

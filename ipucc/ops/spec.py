@@ -152,6 +152,9 @@ class TileOp:
     `forms` are other ways to compute the same: each reads the same sources by operands in the same order and writes
     the same tensor (shape, type and grain dimension), through axes, access maps, operand grains and codelets of its
     own. `form` names one; the usual form has no name. Plans of all forms compete.
+
+    Ops that were offered as chains (`Builder.offered`) have one form per chain, `chained`: what one of them hands on to
+    the next is a tensor of that chain, and what they read of others they read through views of their own.
     """
 
     name: str
@@ -169,6 +172,12 @@ class TileOp:
     origin: tuple[str, ...] = field(default=())
     form: str = ""
     forms: tuple["TileOp", ...] = ()
+    chained: bool = False
+
+    @property
+    def all_forms(self) -> tuple["TileOp", ...]:
+        """The op itself and its forms, by their numbers."""
+        return self, *self.forms
 
     def in_form(self, form: int) -> "TileOp":
         """The op itself for 0, else the form of this number, counted from 1."""

@@ -20,6 +20,7 @@ from ipucc.passes.plan.effort import plans_of_each
 from ipucc.passes.plan.enumerate import enumerate_plans, plans_with_cuts
 from ipucc.passes.plan.grid import Plan, following
 from ipucc.passes.plan.known import Known, Planned
+from ipucc.passes.plan.numbers import FORBIDDEN
 from ipucc.passes.plan.price import Hosted
 from ipucc.passes.plan.problem import Candidate, Edge, Problem, Row, Table
 from ipucc.passes.plan.repeats import repetitions
@@ -53,7 +54,7 @@ def build_problem(
 def candidate_of(graph: TileGraph, i: int, form: int, plan: Plan, target: Target) -> Candidate:
     """What a plan of op i in a form costs, whether it would be offered to placement or not."""
     maker = _Maker(graph, target, 0, 0, Known(target))
-    maker.producer.update({op.result.tensor: j for j, op in enumerate(graph.ops)})
+    maker.find_producers()
     maker.settle_homes()
     made = graph.ops[i].in_form(form)
     return candidate(made, form, maker.hosted(i, made), plan, maker.known.overlaps)
@@ -81,8 +82,7 @@ class _Maker:
     candidates: list[list[Candidate]] = field(default_factory=list)
 
     def outline(self) -> Problem:
-        for i, op in enumerate(self.graph.ops):
-            self.producer[op.result.tensor] = i
+        self.find_producers()
         self.settle_homes()
         planned: list[Planned] = []
         self.alike.update(self._signature(i, op) for i, op in enumerate(self.graph.ops))
@@ -156,6 +156,10 @@ class _Maker:
             rows.setdefault((variable[t], held), Row(t, variable[t], held))
         return list(rows.values())
 
+    def find_producers(self) -> None:
+        """The op of every result, whichever of its forms makes it."""
+        self.producer.update({f.result.tensor: i for i, op in enumerate(self.graph.ops) for f in op.all_forms})
+
     def settle_homes(self) -> None:
         """The first op that reads a host tensor as a whole operand gives it its home; other reads are edges.
 
@@ -163,17 +167,17 @@ class _Maker:
         """
         reads = self.reads
         for op in self.graph.ops:
-            for operand in op.operands:
+            for _, operand in _read(op):
                 for s in operand.sources:
                     reads[s.tensor] = reads.get(s.tensor, 0) + 1
         for i, op in enumerate(self.graph.ops):
-            for k, operand in enumerate(op.operands):
+            for k, operand in _read(op):
                 if not self._hostable(operand) or operand.sources[0].tensor in self.home:
                     continue
                 if reads[operand.sources[0].tensor] == 1 or _holds_all(operand):
                     self.home[operand.sources[0].tensor] = (i, k)
         for op in self.graph.ops:
-            for operand in op.operands:
+            for _, operand in _read(op):
                 for s in operand.sources:
                     t = self.graph.tensors[s.tensor]
                     if t.kind != "result" and s.tensor not in self.home and s.tensor not in self.fixed:
@@ -239,7 +243,7 @@ class _Maker:
     def _neighbours_cuts(self, op: TileOp, own: Sequence[Planned]) -> Iterator[tuple[tuple[str, int], ...]]:
         """Cuts of what an op reads that it may take over."""
         for k, o in enumerate(op.operands):
-            if len(o.sources) == 1 and not o.epilogue and o.sources[0].tensor in self.producer:
+            if len(o.sources) == 1 and not (o.epilogue or op.chained) and o.sources[0].tensor in self.producer:
                 layouts = [c.layout for c in own[self.producer[o.sources[0].tensor]].candidates]
                 yield from aligned_cuts(op, k, o.sources[0].view, layouts)
 
@@ -253,9 +257,18 @@ class _Maker:
         base, usable = self.hosted(i, op), self._usable(i, op)
         forms = [op.in_form(f) for f in usable]
         alike = self.alike[self._signature(i, op)]
-        enumerated = enumerate_plans(forms, base, self.target, self.budget, self.keep, alike)
-        found = [candidate(forms[at], usable[at], base, plan, self.known.overlaps) for at, plan in enumerated.plans]
-        return Planned(found, enumerated.combinations, [-1] * len(found))
+        # Every chain keeps plans in each of its ops, whatever those of the others cost.
+        families = [[f] for f in range(len(forms))] if op.chained else [list(range(len(forms)))]
+        found, combinations = [], 0
+        for family in families:
+            some, keep = [forms[f] for f in family], -(-3 * self.keep // (len(families) + 2))
+            enumerated = enumerate_plans(some, base, self.target, self.budget, keep, alike)
+            combinations += enumerated.combinations
+            found += [
+                candidate(some[at], usable[family[at]], base, plan, self.known.overlaps)
+                for at, plan in enumerated.plans
+            ]
+        return Planned(found, combinations, [-1] * len(found))
 
     def _planned(
         self, i: int, op: TileOp, own: Planned, cuts: Sequence[tuple[tuple[str, int], ...]], layouts: Sequence[Layout],
@@ -290,31 +303,56 @@ class _Maker:
         for k, o in enumerate(op.operands):
             if hosted[k]:
                 continue
-            for s in o.sources:
-                out.append(self._edge(i, k, s))
+            for n in range(len(o.sources)):
+                out.append(self._edge(i, k, n))
         return out
 
-    def _edge(self, i: int, k: int, s: Source) -> tuple[int, Table, Table]:
-        tensor, wanted = s.tensor, self.signatures[i]
+    def _edge(self, i: int, k: int, n: int) -> tuple[int, Table, Table]:
+        """An edge: source n of operand k of op i. The forms of a chained op have a source each, and what another chain
+        makes is out of their reach."""
+        op = self.graph.ops[i]
+        sources = [form.operands[k].sources[n] for form in (op.all_forms if op.chained else (op,))]
+        rests = [self._rests(s.tensor) for s in sources]
+        j, rows, source = rests[0]
+        if any((at, text) != (j, source) for at, _, text in rests):
+            raise RuntimeError(f"the chains of {op.name} read results of different ops")
+        made = self.graph.ops[j].all_forms if sources[0].tensor in self.producer else ()
+        makes = [made[c.form].result.tensor for c in self.candidates[j]] if made else None
+        key = (source, self.signatures[i], str(k), *(s.view.digest for s in sources))
+        shape = len(rows), len(self.candidates[i])
+
+        def chained() -> tuple[Table, Table]:
+            cycles, code = np.full(shape, FORBIDDEN, np.int64), np.zeros(shape, np.int64)
+            for form, s in enumerate(sources):
+                columns = [c for c, cand in enumerate(self.candidates[i]) if cand.form == form]
+                reached = [r for r in range(len(rows)) if makes is None or makes[r] == s.tensor]
+                if columns and reached:
+                    at = np.ix_(reached, columns)
+                    cycles[at], code[at] = self._table(i, k, s, [rows[r] for r in reached], columns)
+            return cycles, code
+
+        every = range(shape[1])
+        make = chained if op.chained else partial(self._table, i, k, sources[0], rows, every)
+        return j, *self.known.table(key, shape, make)
+
+    def _rests(self, tensor: int) -> tuple[int, list[Layout], str]:
+        """Where a tensor may rest, and the op that decides on it (-1: none), as text too."""
         if tensor in self.producer:
             j = self.producer[tensor]
-            rows = [c.layout for c in self.candidates[j]]
-            source = self.signatures[j]
-        elif tensor in self.fixed:
-            j, rows = -1, [self.fixed[tensor]]
-            source = repr((rows[0].shape, rows[0].grain_dim))
-        else:
-            j, kk = self.home[tensor]
-            rows = [home_layout(self.graph, (j, kk), c) for c in self.candidates[j]]
-            source = f"{self.signatures[j]} {kk}"
-        shape = len(rows), len(self.candidates[i])
-        table = self.known.table((source, wanted, str(k), s.view.digest), shape, lambda: self._table(i, k, s, rows))
-        return j, *table
+            return j, [c.layout for c in self.candidates[j]], self.signatures[j]
+        if tensor in self.fixed:
+            layout = self.fixed[tensor]
+            return -1, [layout], repr((layout.shape, layout.grain_dim))
+        j, k = self.home[tensor]
+        return j, [home_layout(self.graph, (j, k), c) for c in self.candidates[j]], f"{self.signatures[j]} {k}"
 
-    def _table(self, i: int, k: int, s: Source, rows: Sequence[Layout]) -> tuple[Table, Table]:
-        """Cycles and exchange code of one source of operand k of op i, by where it rests and by the op's candidates."""
+    def _table(
+        self, i: int, k: int, s: Source, rows: Sequence[Layout], columns: Sequence[int]
+    ) -> tuple[Table, Table]:  # fmt: skip
+        """Cycles and exchange code of one source of operand k of op i, by where it rests and by some of the op's
+        candidates."""
         wanted, phase = [], []
-        for cand in self.candidates[i]:
+        for cand in [self.candidates[i][c] for c in columns]:
             stage = next(st for st in cand.stages if k in st.operands)
             wanted.append(stage.brought(self.graph.ops[i].in_form(cand.form), k))
             phase.append(k == cand.fetching)
@@ -322,6 +360,17 @@ class _Maker:
         times, weight = np.array([w.times for w in wanted]), np.array([w.weight for w in wanted])
         cycles = np.rint(weight * (costs.exchange + costs.copy)).astype(np.int64)
         return cycles + np.where(phase, times * costs.sync, 0), costs.code * times
+
+
+def _read(op: TileOp) -> Iterator[tuple[int, Operand]]:
+    """What an op reads, by number; of chained forms all that differs."""
+    yield from enumerate(op.operands)
+    known = {s.tensor for o in op.operands for s in o.sources}
+    for form in op.forms if op.chained else ():
+        for k, o in enumerate(form.operands):
+            if not {s.tensor for s in o.sources} <= known:
+                known |= {s.tensor for s in o.sources}
+                yield k, o
 
 
 def _digest(text: str) -> str:

@@ -45,7 +45,7 @@ class _Orders:
     def ordered(self) -> Placement:
         problem, chosen = self.placement.problem, self.placement.chosen
         variable = problem.variable
-        producer = {op.result.tensor: i for i, op in enumerate(problem.graph.ops)}
+        producer = {form.result.tensor: i for i, op in enumerate(problem.graph.ops) for form in op.all_forms}
         seen: set[int] = set()
         for i, (op, cand) in enumerate(zip(problem.graph.ops, chosen, strict=True)):
             made = op.in_form(cand.form)

@@ -124,6 +124,8 @@ def _choices(graph: TileGraph, target: Target, step: int) -> list[_Choice]:
         ops: set[int] = set()
         wanted = {i}
         for _ in range(_DEPTH):
+            if any(graph.ops[o].chained for o in wanted):
+                break  # Which tensor such an op hands on is not known before placement.
             ops |= wanted
             sources = {s for o in ops for s in _results(graph.ops[o], made) if made[s] not in ops and last[s] < reader}
             # What the copies read must live until then, and through this step if it did not.

@@ -62,13 +62,15 @@ class _Lowering:
             self._op(i, self.graph.ops[i].in_form(chosen.form), chosen)
         for out in self.graph.outputs:
             self.steps.append(HostRead(out.name, self.held[out.source.tensor], out.source.view, out.gap))
+        # Weights in the order of a chain that was not chosen are written by nobody.
+        written = {w.tensor for w in self.writes}
         return Program(
             self.target,
             self.buffers,
             [*self.writes, *self.steps],
             list(self.graph.inputs),
             [(o.name, o.dtype, o.shape) for o in self.graph.outputs],
-            dict(self.graph.weights),
+            {k: v for k, v in self.graph.weights.items() if k in written},
         )
 
     def _buffer(self, name: str, dtype: str, layout: Layout, alias: int = -1) -> int:

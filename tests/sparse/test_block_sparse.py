@@ -8,7 +8,7 @@ from onnx.reference import ReferenceEvaluator
 
 import ipucc
 from ipucc.codelets.sparse import BlockSparse
-from ipucc.ops.sparse import deal
+from ipucc.ops.distribution import Pattern, banded_runs, deal, grid_runs
 from ipucc.program.model import Compute, walk
 
 
@@ -60,18 +60,39 @@ def test_numbers_of_the_masked_layer(block, shape, precision, limit):
     assert np.abs(got - want).max() <= limit * np.abs(want).max()
 
 
-def test_runs_are_equal_and_cover_every_block():
-    rng = np.random.default_rng(2)
-    keep = np.flatnonzero(rng.random(40 * 30) < 0.2)
+def scattered(seed: int = 2) -> Pattern:
+    keep = np.flatnonzero(np.random.default_rng(seed).random(40 * 30) < 0.2)
     rows, cols = np.divmod(keep, 30)
-    runs = deal(rows, cols, 37)
-    assert np.ptp(np.diff(runs.start)) <= 1
-    assert sorted(runs.order.tolist()) == list(range(keep.size))
-    for r in range(37):
+    return Pattern(rows, cols, (40, 30), (16, 16))
+
+
+@pytest.mark.parametrize("bands", [1, 3, 8])
+def test_runs_of_bands_are_equal_and_cover_every_block(bands):
+    pattern = scattered()
+    run = banded_runs(pattern, bands, 12)
+    runs = deal(pattern, run, bands * 12)
+    if bands == 1:
+        assert np.ptp(np.diff(runs.start)) <= 1
+    assert sorted(runs.order.tolist()) == list(range(pattern.size))
+    for r in range(bands * 12):
         for i in range(runs.start[r], runs.start[r + 1]):
             block = runs.order[i]
-            assert runs.rows[runs.row_start[r] + runs.place[i]] == rows[block]
-            assert runs.columns[r, runs.slot[i]] == cols[block]
+            assert run[block] == r
+            assert runs.rows[runs.row_start[r] + runs.place[i]] == pattern.rows[block]
+            assert runs.columns[r, runs.slot[i]] == pattern.cols[block]
+    # A band has block rows of its own.
+    band = run // 12
+    owners = [set(band[pattern.rows == row].tolist()) for row in range(40)]
+    assert all(len(o) <= 1 for o in owners)
+
+
+def test_a_permuted_grid_is_fuller_by_less_than_a_plain_one():
+    pattern = scattered()
+    made = np.bincount(grid_runs(pattern, 5, 6), minlength=30)
+    plain = np.bincount(pattern.rows // 8 * 6 + pattern.cols // 5, minlength=30)
+    assert made.sum() == plain.sum() == pattern.size
+    assert made.max() < plain.max()
+    assert made.max() <= pattern.size / 30 * 1.3
 
 
 def test_a_large_sparse_layer_is_faster_than_dense():

@@ -1,0 +1,248 @@
+"""Where the blocks of a sparse weight go: ways to deal them to the tiles, and the few that are worth a plan.
+
+A run is what one vertex multiplies. Blocks are dealt in bands of block rows with equal counts of blocks, and inside a
+band, column by column, in runs of equal count; or to the cells of a grid of block rows and columns that are permuted
+so that the cells are evenly full. Few bands gather more of the dense operand, many leave more partials.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.codelets.sparse import block_sparse_cycles
+from ipucc.dtypes import itemsize
+from ipucc.target import Target
+from ipucc.tiles.cuts import useful_parts
+
+__all__ = ["Pattern", "Runs", "Scheme", "banded_runs", "deal", "grid_runs", "worthwhile"]
+
+Ints = NDArray[np.int64]
+
+_COUNTS: Final = 40
+"""Numbers of runs that are tried, from few to one per tile."""
+_BANDS: Final = (1, 2, 4, 8, 16, 32, 64)
+_OFFERED: Final = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The blocks of a weight that are there: `rows` and `cols` of each in a grid of `shape` blocks of size `block`.
+    Of a convolution `taps` names the place in the window."""
+
+    rows: Ints
+    cols: Ints
+    shape: tuple[int, int]
+    block: tuple[int, int]
+    taps: Ints | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of blocks."""
+        return int(self.rows.size)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to deal blocks: `banded` in runs of equal count, `bands` times `across` of them, or to the cells of a
+    `grid` of bands of rows times groups of columns."""
+
+    kind: str
+    bands: int
+    across: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.bands}x{self.across}"
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Blocks dealt to runs. `order` sorts the blocks; run r has blocks `start[r]`..`start[r + 1]` of that order.
+
+    `rows` lists the block rows that the runs need, run by run (`row_start`), `place` per block its position in its
+    run's list; `slot` per block which of its run's block columns it adds to, `columns` [runs, slots] names them (-1).
+    """
+
+    order: Ints
+    start: Ints
+    rows: Ints
+    row_start: Ints
+    place: Ints
+    slot: Ints
+    columns: Ints
+
+    @property
+    def count(self) -> int:
+        """The number of runs."""
+        return self.start.size - 1
+
+
+def deal(pattern: Pattern, run: Ints, count: int) -> Runs:
+    """The runs of a distribution: block i belongs to run `run[i]` of `count`. A run has its blocks column by column."""
+    rows, cols = pattern.rows, pattern.cols
+    order = np.lexsort((rows, cols, run) if pattern.taps is None else (pattern.taps, rows, cols, run))
+    run, row, col = run[order], rows[order], cols[order]
+    start = np.searchsorted(run, np.arange(count + 1))
+    high, wide = pattern.shape
+    needed, place = np.unique(run * high + row, return_inverse=True)
+    row_start = np.searchsorted(needed // high, np.arange(count + 1))
+    made, slot = np.unique(run * wide + col, return_inverse=True)
+    col_run = made // wide
+    col_start = np.searchsorted(col_run, np.arange(count + 1))
+    columns = np.full((count, int(np.diff(col_start).max(initial=1))), -1, np.int64)
+    columns[col_run, np.arange(made.size) - col_start[col_run]] = made % wide
+    return Runs(
+        order, start, needed % high, row_start, place.reshape(-1) - row_start[run], slot.reshape(-1) - col_start[run],
+        columns,
+    )  # fmt: skip
+
+
+def banded_runs(pattern: Pattern, bands: int, across: int) -> Ints:
+    """The run of every block: `bands` of contiguous block rows with equal counts, to a block row, each dealt column by
+    column to `across` runs of equal count, to a block.
+
+    The distribution of poplibs' static planner (lib/popsparse/StaticMatMulPartitioner.cpp): contiguous bands with
+    equal counts of non-zeros, every tile of a band a contiguous run of them.
+    """
+    rows, cols = pattern.rows, pattern.cols
+    if bands == 1:
+        band = np.zeros(rows.size, np.int64)
+    else:
+        counts = np.bincount(rows, minlength=pattern.shape[0])
+        middle = np.cumsum(counts) - (counts + 1) // 2
+        band = np.minimum(middle * bands // max(1, rows.size), bands - 1)[rows]
+    order = np.lexsort((rows, cols, band))
+    size = np.bincount(band, minlength=bands)
+    nth = np.arange(rows.size) - np.repeat(np.cumsum(size) - size, size)
+    run = np.empty(rows.size, np.int64)
+    run[order] = band[order] * across + nth * across // np.maximum(size[band[order]], 1)
+    return run
+
+
+def grid_runs(pattern: Pattern, bands: int, across: int) -> Ints:
+    """The run of every block on a grid of `bands` x `across` cells whose rows and columns are permuted: columns, the
+    fullest first, to the emptiest group; then rows, the fullest first, to the band that leaves the fullest cell
+    emptiest (largest first, as in multiprocessor scheduling)."""
+    rows, cols = pattern.rows, pattern.cols
+    high, wide = pattern.shape
+    group = _largest_first(np.bincount(cols, minlength=wide), across)
+    found = np.bincount(rows * across + group[cols], minlength=high * across).reshape(high, across)
+    load = np.zeros((bands, across), np.int64)
+    band = np.zeros(high, np.int64)
+    for r in np.argsort(-found.sum(axis=1), kind="stable").tolist():
+        after = load + found[r]
+        at = int(np.lexsort((after.sum(axis=1), after.max(axis=1)))[0])
+        band[r], load[at] = at, after[at]
+    return band[rows] * across + group[cols]
+
+
+def _largest_first(weights: Ints, groups: int) -> Ints:
+    """The group of every item: the heaviest first, each to the group with the least weight and, of these, fewest."""
+    load, held = np.zeros(groups, np.int64), np.zeros(groups, np.int64)
+    out = np.zeros(weights.size, np.int64)
+    for i in np.argsort(-weights, kind="stable").tolist():
+        at = int(np.lexsort((held, load))[0])
+        out[i] = at
+        load[at] += weights[i]
+        held[at] += 1
+    return out
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """Of the fullest run: blocks, block rows gathered, block columns made; and the most runs that share a column."""
+
+    blocks: int
+    rows: int
+    outputs: int
+    holders: int
+
+
+def _figures(pattern: Pattern, run: Ints, count: int) -> _Figures:
+    high, wide = pattern.shape
+    touched = np.zeros((count, high), bool)
+    touched[run, pattern.rows] = True
+    made = np.zeros((count, wide), bool)
+    made[run, pattern.cols] = True
+    return _Figures(
+        int(np.bincount(run, minlength=count).max()), int(touched.sum(axis=1).max()),
+        int(made.sum(axis=1).max()), int(made.sum(axis=0).max()),
+    )  # fmt: skip
+
+
+def _schemes(pattern: Pattern, target: Target) -> Iterator[Scheme]:
+    """Ways to deal that are tried: runs of several counts, in bands, and grids of about as many cells."""
+    useful = useful_parts(pattern.size, target.tiles)
+    step = max(1, -(-useful.size // _COUNTS))
+    counts = np.unique(np.append(useful[::-1][::step], 1))
+    for bands in _BANDS:
+        if bands > min(pattern.shape[0], target.tiles):
+            break
+        for across in dict.fromkeys((counts // bands).tolist()):
+            if across and bands * across <= pattern.size:
+                yield Scheme("banded", bands, across)
+    for count in counts[counts > 1].tolist():
+        for bands in _BANDS:
+            across = min(count // bands, pattern.shape[1])
+            if across > 1 and 1 < bands <= pattern.shape[0] and bands * across > count // 2:
+                yield Scheme("grid", bands, across)
+
+
+def runs_of(pattern: Pattern, scheme: Scheme) -> Ints:
+    """The run of every block under a scheme."""
+    made = banded_runs if scheme.kind == "banded" else grid_runs
+    return made(pattern, scheme.bands, scheme.across)
+
+
+def worthwhile(
+    pattern: Pattern, m: int, dtype: str, partials: str, target: Target, offered: int = _OFFERED
+) -> list[tuple[Scheme, Runs]]:
+    """The schemes with the fewest estimated cycles, best first, each of another shape: what is offered to placement.
+
+    `m` rows of the dense operand are cut over the tiles that runs leave. The estimate knows the vertices' own formula,
+    the bytes gathered and the partials moved and added; it only ranks, placement prices what is offered exactly.
+    """
+    found: list[tuple[int, int, Scheme, Ints]] = []
+    grids = 0
+    for scheme in _schemes(pattern, target):
+        # Grids take longer to deal than to price: those that could not win evenly filled are left out.
+        if scheme.kind == "grid":
+            grids += 1
+            if grids > _COUNTS or pattern.size > 1 << 16:
+                continue
+        run = runs_of(pattern, scheme)
+        figures = _figures(pattern, run, scheme.bands * scheme.across)
+        cycles = _estimate(figures, scheme.bands * scheme.across, pattern.block, m, dtype, partials, target)
+        found.append((cycles, len(found), scheme, run))
+    found.sort(key=lambda f: f[:2])
+    chosen: list[tuple[Scheme, Runs]] = []
+    shapes: set[tuple[str, int, int]] = set()
+    for cycles, _, scheme, run in found:
+        shape = scheme.kind, scheme.bands.bit_length(), (scheme.bands * scheme.across).bit_length()
+        if len(chosen) == offered or cycles > 2 * found[0][0]:
+            break
+        if shape not in shapes:
+            shapes.add(shape)
+            chosen.append((scheme, deal(pattern, run, scheme.bands * scheme.across)))
+    return chosen
+
+
+def _estimate(
+    f: _Figures, count: int, block: tuple[int, int], m: int, dtype: str, partials: str, target: Target
+) -> int:
+    parts = useful_parts(m, max(1, target.tiles // count))
+    cell = -(-m // parts)
+    size, wide = itemsize(dtype), itemsize(partials)
+    blocks, outputs = np.full(cell.size, f.blocks), np.full(cell.size, f.outputs)
+    work = block_sparse_cycles(cell, blocks, outputs, block, dtype, target)
+    gather = f.rows * block[0] * cell * size
+    # Every column's partials are spread over the tiles that share in the reduction.
+    partial = f.outputs * block[1] * cell * wide
+    depth = min(f.holders, count)
+    moved = gather + partial * min(depth, 4)
+    cycles = work + moved / target.exchange_bytes_per_cycle * target.exchange_factor
+    cycles = cycles + target.workers * depth * partial // (wide * 24)
+    idle = parts * count * 4 < target.tiles
+    return int((cycles + np.where(idle, target.phase_cycles // 4, 0)).min())

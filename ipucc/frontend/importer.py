@@ -21,6 +21,7 @@ from ipucc.frontend.shapes import check_static, forget_shapes
 from ipucc.frontend.simplify import settle, tidy
 from ipucc.frontend.unsupported import unsupported_nodes
 from ipucc.graph.fold import lift_constants
+from ipucc.graph.schemas import register
 from ipucc.graph.verify import verify_graph
 
 
@@ -44,6 +45,7 @@ def load_model(
     that was found wrong at the first step that finds something. If `supported` is given, the nodes for which it
     returns a reason are among that (see `unsupported_nodes`).
     """
+    register()  # A model may use the ops of ipucc's own domain: onnx must know their shapes.
     model, where = open_model(source)
     raise_ir_version(model)
     RemoveInitializersFromInputsPass()(model)

@@ -177,14 +177,16 @@ class Builder:
         fill: float = 0.0,
         want: int | None = None,
         epilogue: bool = False,
+        fetched: bool = False,
     ) -> Operand:
         """An operand of a tile op. `want` is the dimension that the codelet needs grains of (None: any).
 
         A weight is written by the host in the form that is wanted; so is an input that is read in this form first.
+        With `fetched` it is not: for views in which elements come up often, which the host would write as often.
         """
         shape = ref.shape
         prefer = want if want is not None else max(0, len(shape) - 1)
-        if len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result" and ref.gap == 0.0:
+        if not fetched and self._is_hosted(ref):
             ref = self._hosted(ref, prefer)
             pack = None
             grain = prefer
@@ -195,6 +197,19 @@ class Builder:
                 grain = prefer
             pack = None if want is None or want == grain or not shape else want
         return Operand(ref.sources, shape, tuple(dims), ref.dtype, grain, fill, ref.gap, pack, epilogue)
+
+    def _is_hosted(self, ref: Ref) -> bool:
+        """Whether a ref is one input or weight, and all of its elements are elements of that."""
+        return len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result" and ref.gap == 0.0
+
+    def in_grains(self, ref: Ref, dim: int) -> Ref:
+        """A ref for views that pick elements along another dimension than `dim`: an input or weight as the host writes
+        it in grains of `dim`, a result that lies otherwise copied to a tensor of its own."""
+        if self._is_hosted(ref):
+            return self._hosted(ref, dim)
+        whole = len(ref.sources) == 1 and ref.sources[0].view.is_identity
+        lies = whole and self.graph.tensors[ref.sources[0].tensor].grain_dim == dim
+        return ref if lies else self.copied(ref, self.name(), dim)
 
     def _hosted(self, ref: Ref, grain_dim: int) -> Ref:
         """An input or weight as a tensor of its own in the shape in which it is read: the host applies the view."""
@@ -213,7 +228,7 @@ class Builder:
 
     def arrival(self, ref: Ref) -> int:
         """The dimension whose grains arrive together when a ref is read without a wish; -1 if a copy comes before."""
-        if len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result" and ref.gap == 0.0:
+        if self._is_hosted(ref):
             return max(0, len(ref.shape) - 1)
         return self._arrival(ref, max(0, len(ref.shape) - 1))
 

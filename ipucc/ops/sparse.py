@@ -41,7 +41,7 @@ def _block_sparse(b: Builder, node: ir.Node) -> None:
     pattern = Pattern(rows, cols, (-(-k // bk), -(-n // bn)), (bk, bn))
     a = b.reshape(a, (m, k))
     along = 0 if _narrow(bk, a.dtype) else 1
-    a = b.settled(a, along) if along else _by_rows(b, a)
+    a = b.settled(a, 1) if along else b.in_grains(a, 0)
     partials = b.options.partials if a.dtype == "float16" else a.dtype
     expr = node.attributes.get_string("expr", "")
     extras = [b.ref(node, i) for i in range(2, len(node.inputs))]
@@ -58,14 +58,6 @@ def _block_sparse(b: Builder, node: ir.Node) -> None:
 def _narrow(side: int, dtype: str) -> bool:
     """Whether blocks of this side are gathered element by element: then the grains run over the rows beside them."""
     return side * itemsize(dtype) < 8
-
-
-def _by_rows(b: Builder, a: Ref) -> Ref:
-    """The dense operand with grains along its rows, copied to a tensor of its own where it lies otherwise."""
-    source = b.graph.tensors[a.sources[0].tensor] if len(a.sources) == 1 else None
-    if source is not None and (source.kind != "result" or (a.sources[0].view.is_identity and source.grain_dim == 0)):
-        return a
-    return b.copied(a, b.name(), 0)
 
 
 def gathered_rows(runs: Runs, block: int, together: int, size: int) -> tuple[Ints, Ints, Ints]:
@@ -96,7 +88,7 @@ def _multiply(
     axes = (Axis("r", runs.count, pinned=True), Axis("m", m), Axis("p", outputs * bn, "whole"))
     low, high = runs.start[:-1], runs.start[1:]
     operands: list[Operand] = [
-        b.operand(gathered, (Along("m"), Span("r", begin[:-1], begin[1:])), want=along),
+        b.operand(gathered, (Along("m"), Span("r", begin[:-1], begin[1:])), want=along, fetched=True),
         b.operand(values, (Span("r", low, high), Everything(bk), Everything(bn)), want=1),
         b.operand(places, (Span("r", low, high), Everything(2)), want=1),
     ]

@@ -84,7 +84,7 @@ def _convolve(b: Builder, layer: _Layer, runs: Runs, partials: str, name: str) -
     low, high = runs.start[:-1], runs.start[1:]
     spans = [window.span(d, size) for d, size in enumerate(out)]
     operands: list[Operand] = [
-        b.operand(gathered, (Along("n"), Span("r", begin[:-1], begin[1:]), *spans), want=1),
+        b.operand(gathered, (Along("n"), Span("r", begin[:-1], begin[1:]), *spans), want=1, fetched=True),
         b.operand(values, (Span("r", low, high), Everything(bk), Everything(bn)), want=1),
         b.operand(places, (Span("r", low, high), Everything(3)), want=1),
     ]

@@ -63,7 +63,7 @@ class BlockSparseConv(Codelet):
             zip(self.kernel, self.strides, self.dilations, self.begins, self.grains, strict=True)
         ):
             shift = (cells.lo[f"o{d}"] * s - begin) % grain
-            x = aligned(x, 2 + d, shift, max(out[d] - 1, 0) * s + (k - 1) * dil + 1)
+            x = aligned(x, 3 + d, shift, max(out[d] - 1, 0) * s + (k - 1) * dil + 1)
         windows = taps(x, self.kernel, self.strides, self.dilations, out)
         tiles, batch, channels = windows.shape[:3]
         places = batch * prod(out)
@@ -77,8 +77,8 @@ class BlockSparseConv(Codelet):
                 some = np.flatnonzero(tap == t)
                 channel = at[some, None] * bk + np.arange(bk)[None, :]
                 one = windows[(slice(None),) * 3 + np.unravel_index(t, self.kernel)]
-                left = np.moveaxis(one[some[:, None], :, channel], 2, 1).reshape(some.size, batch, bk, -1)
-                left = left.transpose(0, 2, 1, 3).reshape(some.size, bk, places)
+                # Indexed dimensions come first: [tiles, bk, n, o...].
+                left = one[some[:, None], :, channel].reshape(some.size, bk, places)
                 sums[some, slot[some]] += np.matmul(values[some, z].swapaxes(1, 2), left)
         shaped = sums.reshape(tiles, self.outputs * bn, batch, *out).swapaxes(1, 2)
         return [shaped[:, None]]

@@ -46,7 +46,7 @@ def masked(model: onnx.ModelProto, block: int, density: float) -> onnx.ModelProt
     return out
 
 
-@pytest.mark.parametrize("block", [16, 8, 4])
+@pytest.mark.parametrize("block", [16, 8, 4, 1])
 @pytest.mark.parametrize("shape", [(64, 128, 96), (33, 70, 50), (7, 40, 200)])
 @pytest.mark.parametrize(("precision", "limit"), [("model", 1e-4), ("fp16", 2e-2)])
 def test_numbers_of_the_masked_layer(block, shape, precision, limit):

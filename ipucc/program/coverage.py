@@ -43,7 +43,7 @@ def written_words(products: Sequence[tuple[Track, ...]], layout: Layout) -> Mark
 def needed_words(layout: Layout) -> Marks:
     """[cells, words of a cell]: 1 for every word that holds an element of the tensor."""
     marks = np.zeros((prod(layout.grid), layout.slot_bytes // WORD), np.uint8)
-    lists = [_elements(layout, d) for d in range(len(layout.shape))]
+    lists = [_words(layout, d) for d in range(len(layout.shape))]
     if not lists:
         marks[:] = 1
         return marks
@@ -53,18 +53,26 @@ def needed_words(layout: Layout) -> Marks:
         if d != inner:
             cell = (cell[:, None] + own_cell[None, :]).reshape(-1)
             at = (at[:, None] + own_at[None, :]).reshape(-1)
-    flag(marks, cell, at, *lists[inner], WORD)
+    flag(marks, cell, at, *lists[inner])
     return marks
 
 
-def _elements(layout: Layout, dim: int) -> tuple[Ints, Ints]:
-    """What every position of every cell of a dimension adds to (flat cell, byte offset), if it lies in the tensor."""
+def _words(layout: Layout, dim: int) -> tuple[Ints, Ints]:
+    """What every position of every cell of a dimension adds to (flat cell, word), if it lies in the tensor.
+
+    Only elements of one grain share words: along all other dimensions, and from grain to grain, positions differ by
+    whole words.
+    """
     lo, hi = (x.astype(np.int64) for x in layout.cuts[dim])
     cell = np.repeat(np.arange(lo.size), hi - lo)
     local = np.arange(cell.size) - np.repeat(np.cumsum(hi - lo) - (hi - lo), hi - lo)
     index = lo[cell] + local
     inside = (index >= 0) & (index < layout.shape[dim])
-    return cell[inside] * prod(layout.grid[dim + 1 :]), layout.positions(dim, local[inside])
+    cell, word = cell[inside] * prod(layout.grid[dim + 1 :]), layout.positions(dim, local[inside]) // WORD
+    # Positions of a cell ascend: elements of one word follow each other.
+    new = np.ones(cell.size, bool)
+    new[1:] = (np.diff(cell) != 0) | (np.diff(word) != 0)
+    return cell[new], word[new]
 
 
 def layout_key(layout: Layout) -> tuple[object, ...]:

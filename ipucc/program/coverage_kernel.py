@@ -30,8 +30,8 @@ def mark(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def flag(marks: Marks, o_cell: Ints, o_at: Ints, i_cell: Ints, i_at: Ints, word: int) -> None:
-    """Sets every word that holds an element; elements are sums of an outer and an inner byte offset."""
+def flag(marks: Marks, o_cell: Ints, o_word: Ints, i_cell: Ints, i_word: Ints) -> None:
+    """Sets every word whose cell and place are the sums of an outer and an inner one."""
     for o in range(o_cell.size):
         for i in range(i_cell.size):
-            marks[o_cell[o] + i_cell[i], (o_at[o] + i_at[i]) // word] = 1
+            marks[o_cell[o] + i_cell[i], o_word[o] + i_word[i]] = 1

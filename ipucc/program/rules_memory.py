@@ -94,8 +94,10 @@ def _layout_problem(layout: Layout, tiles: int, tile_bytes: int) -> str:
     place = layout.tiles.reshape(cells, -1).astype(np.int64) * layout.slot_count + slots[:, None]
     # Cells without elements may be anywhere.
     place = np.where(filled_cells(layout)[:, None], place, -1)
-    pairs = np.unique(place * cells + np.arange(cells)[:, None])
-    owners = pairs[pairs >= 0] // cells
+    pairs = np.sort((place * cells + np.arange(cells)[:, None])[place >= 0])
+    # Replicas of a cell on one tile are one.
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+    owners = pairs // cells
     if (np.diff(owners) == 0).any():
         at = int(owners[:-1][np.diff(owners) == 0][0])
         return f"two cells lie at the same place of tile {at // layout.slot_count}"

@@ -28,15 +28,17 @@ Node = tuple[str, int, int]
 itself ("fixed", tensor, 0)."""
 
 
-def in_local_orders(placement: Placement) -> Placement:
-    """The same placement with the best local orders of all layouts. Ops that share a variable share their orders."""
-    return _Orders(placement, Overlaps(placement.problem.target)).ordered()
+def in_local_orders(placement: Placement, price: float = 0.0) -> Placement:
+    """The same placement with the best local orders of all layouts, a byte of exchange code as dear as `price` cycles.
+    Ops that share a variable share their orders."""
+    return _Orders(placement, Overlaps(placement.problem.target), price).ordered()
 
 
 @dataclass(eq=False)
 class _Orders:
     placement: Placement
     overlaps: Overlaps
+    price: float
     number: dict[Node, int] = field(default_factory=dict)
     alone: dict[int, Table] = field(default_factory=dict)
     pairs: dict[tuple[int, int], Table] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class _Orders:
         variable = problem.variable
         producer = {form.result.tensor: i for i, op in enumerate(problem.graph.ops) for form in op.all_forms}
         seen: set[int] = set()
+        # Cycles come with every op, code once for all that share a variable.
         for i, (op, cand) in enumerate(zip(problem.graph.ops, chosen, strict=True)):
             made = op.in_form(cand.form)
             v = variable[i]
@@ -74,7 +77,8 @@ class _Orders:
                     key = origin, id(cand), k, s.view.digest
                     if key not in self.known:
                         needed, rounds, _ = stage.brought(made, k)
-                        self.known[key] = rounds * self.overlaps.costs([src], [needed], s.view).weighed[0, 0]
+                        costs = self.overlaps.costs([src], [needed], s.view)
+                        self.known[key] = rounds * costs.weighed(self.price / problem.weight[v])[0, 0]
                     self._edge(node, self._operand(v, k, made), self.known[key])
         return self._applied(self._by_rows())
 
@@ -94,7 +98,7 @@ class _Orders:
                 before = cand.stages[s - 1]
                 heard = operand_layout(partial_operand(op, before), stage.grid.round(0))
                 costs = self.overlaps.costs([in_slot(before.layout, 0)], [heard], View.identity(heard.shape))
-                self._alone(result, weight * stage.grid.rounds * np.diagonal(costs.weighed[0, 0]))
+                self._alone(result, weight * stage.grid.rounds * np.diagonal(costs.weighed(self.price / weight)[0, 0]))
         for k, operand in enumerate(op.operands):
             tensor = operand.sources[0].tensor
             if problem.home.get(tensor) != (i, k):
@@ -105,7 +109,7 @@ class _Orders:
             for rows in (0, 1):
                 home = home_layout(problem.graph, (i, k), _in_order(cand, k, bool(rows)))
                 costs = self.overlaps.costs([home], [needed], View.identity(needed.shape))
-                table[rows] = costs.weighed[0, 0, rows, rows]
+                table[rows] = costs.weighed(self.price / weight)[0, 0, rows, rows]
             self._alone(self._operand(v, k, op), weight * rounds * table)
 
     def _alone(self, node: int, table: Table) -> None:

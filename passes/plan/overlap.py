@@ -63,16 +63,16 @@ class EdgeCosts:
         at = (p, q, *map(int, orders))
         return EdgeCost(int(self.exchange[at]), int(self.copy[at]), int(self.sync[at]), int(self.code[at]))
 
-    @property
-    def weighed(self) -> Counts:
-        """Cycles with a small price of code, by which orders are chosen [producers, consumers, 2, 2]."""
-        weighed = self.exchange + self.copy + self.sync + np.ceil(self.code * _CODE_WEIGHT)
+    def weighed(self, price: float = 0.0) -> Counts:
+        """Cycles by which orders are chosen [producers, consumers, 2, 2]: with `price` for every byte of exchange code,
+        a small one at least."""
+        weighed = self.exchange + self.copy + self.sync + np.ceil(self.code * max(price, _CODE_WEIGHT))
         return np.asarray(weighed, np.int64)
 
     def best(self, tied: bool = False) -> "EdgeCosts":
         """The same for the best pair of orders alone [producers, consumers]; `tied` allows equal orders only."""
         shape = self.exchange.shape[:2]
-        weighed = self.weighed.reshape(*shape, 4)[..., [0, 3] if tied else [0, 1, 2, 3]]
+        weighed = self.weighed().reshape(*shape, 4)[..., [0, 3] if tied else [0, 1, 2, 3]]
         at = weighed.argmin(axis=2)
         at = (at * 3 if tied else at)[..., None]
 

@@ -54,8 +54,9 @@ def place(
     IPU0405 where none was found. `more` makes the problem with more plans, to say whether that would help.
 
     `priced` is the same problem with surcharges, for which the plans are chosen; they are reported at their own cost,
-    and no bound is known then. `progress` hears of every phase and of what it has found. Once `stop` says so, the best
-    choice so far is returned with the status "interrupted"; KeyboardInterrupt is raised where there is none yet.
+    and no bound is known then: the search ends where its gap is small enough. `progress` hears of every phase and of
+    what it has found. Once `stop` says so, the best choice so far is returned with the status "interrupted";
+    KeyboardInterrupt is raised where there is none yet.
     """
     numbers = Numbers.of(problem if priced is None else priced)
 
@@ -69,7 +70,7 @@ def place(
         status: Status = "interrupted" if stop() else "feasible" if made is not None else "unknown"
         found = Found(status, made, None, 0)
     else:
-        found = search(numbers, cap, BUDGETS[effort], heard, stop)
+        found = search(numbers, cap, BUDGETS[effort], heard, stop, priced is None)
     if found.choice is None:
         if found.status == "interrupted":
             raise KeyboardInterrupt

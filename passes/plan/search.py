@@ -42,20 +42,26 @@ class Found:
     bound: int
 
 
-def search(numbers: Numbers, cap: int, budget: Budget, heard: Heard | None = None, stop: Stop = never) -> Found:
-    """The cheapest choice with at most `cap` bytes in every row, as far as the budget goes.
+def search(
+    numbers: Numbers, cap: int, budget: Budget, heard: Heard | None = None, stop: Stop = never, prove: bool = True
+) -> Found:
+    """The cheapest choice with at most `cap` bytes in every row, as far as the budget goes. Without `prove` CP-SAT is
+    left out where the gap is small enough before it.
 
     `heard` gets phase, objective and bound as they change. Once `stop` says so, the best so far is returned as
     "interrupted".
     """
-    return _Search(numbers, cap, budget, heard or (lambda phase, objective, bound: None), stop).run()
+    return _Search(numbers, cap, budget, heard or (lambda phase, objective, bound: None), stop, prove).run()
 
 
 class _Search:
     """The state of one search: the problem as far as it is reduced, the best choice in it, and the bound."""
 
-    def __init__(self, numbers: Numbers, cap: int, budget: Budget, heard: Heard, stop: Stop) -> None:
+    def __init__(
+        self, numbers: Numbers, cap: int, budget: Budget, heard: Heard, stop: Stop, prove: bool
+    ) -> None:  # fmt: skip
         self.whole, self.cap, self.budget, self.heard, self.stop = numbers, cap, budget, heard, stop
+        self.prove = prove
         self.layers: list[Reduced] = []
         self.now = numbers
         self.best: Choice | None = None
@@ -83,7 +89,7 @@ class _Search:
                 self._relaxed()
             if self.now.size > _LARGE and self.best is not None and not self._enough() and not self.stop():
                 self._windows()
-        return self._solved()
+        return self._solved() if self.prove or not self._enough() else self._found()
 
     def _reduce(self) -> bool:
         reduced = eliminate_dominated(self.now, self.cap)

@@ -22,6 +22,7 @@ from ipucc.passes.plan.problem import Problem
 from ipucc.passes.plan.room import require_room
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size
+from ipucc.passes.program.code_price import HIGHEST, cheapest_that_fits, first_level, price_of
 from ipucc.passes.program.lower import lower
 from ipucc.passes.program.roll import roll
 from ipucc.program.liveness import liveness
@@ -34,8 +35,11 @@ __all__ = ["Fitted", "fit"]
 Begin = Callable[[str], None]
 
 _ATTEMPTS: Final = 8
-_CODE_PRICES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0)
-"""Cycles per byte of exchange code; the least is searched at which the code is estimated to fit."""
+_SHARED: Final = 0.75
+"""Of the room for code, what a program may be estimated to have where code is short and none has been lowered: the
+estimate takes all that repeats for a loop, gives every edge the local orders that suit it, and leaves out codelets."""
+_MARGIN: Final = 0.97
+"""Of the code that a program may be estimated to have after one was found to have more than its estimate."""
 _HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
 
 
@@ -73,9 +77,9 @@ def fit(
     plans = BUDGETS[effort].plans if keep is None else keep
     problems: dict[int, Problem] = {}
     first: dict[int, Placement] = {}
-    prices: dict[int, int] = {}
+    levels: dict[int, int | None] = {}
     bounds: dict[int, int] = {}
-    room = target.executable_bytes - target.reserved_bytes
+    whole = target.executable_bytes - target.reserved_bytes
     failures: dict[int, CompileError] = {}
 
     def leaner(i: int) -> Problem:
@@ -83,24 +87,25 @@ def fit(
 
     more = [partial(leaner, i) if plans < BUDGETS["max"].plans else None for i in range(len(graphs))]
 
-    def placed(i: int, cap: int, room: float, first: int) -> tuple[Placement, int]:
-        """A placement whose exchange code is estimated below `room`, and the number of the least price of code that it
-        takes, from `first` on; at the highest price where none does."""
+    def placed(i: int, cap: int, room: float, level: int | None) -> tuple[Placement, int | None]:
+        """A placement whose exchange code is estimated at `room` at most, and the least level of the price of code that
+        it takes, from `level` on, None for none; that at the highest level where no code is so small."""
         problem = problems[i]
-        # Code falls with its price: at `dear` it fits, at `cheap` it does not.
-        at, cheap, dear = first, first - 1, len(_CODE_PRICES)
-        best: tuple[Placement, int] | None = None
-        while cheap < dear - 1:
-            priced = problem.at_code_price(_CODE_PRICES[at]) if at else None
-            found = place(problem, cap, solver, effort, priced, progress=progress, stop=stop, more=more[i])
+
+        def placing(level: int | None) -> Placement:
+            priced = None if level is None else problem.at_code_price(price_of(level))
+            return place(problem, cap, solver, effort, priced, progress=progress, stop=stop, more=more[i])
+
+        if level is None:
+            found = placing(None)
             # A bound holds at any price of code if it is that of the free choice with all memory.
             bounds.setdefault(i, found.bound)
             if problem.code_bytes(found.choice) <= room:
-                best, dear = (found, at), at
-            else:
-                cheap = at
-            at = (cheap + dear) // 2
-        return best or (found, cheap)
+                return found, None
+            # Code will take all of its room, and leave no more to data.
+            cap = min(cap, target.usable_bytes - whole)
+            level, room = first_level(found.objective, room), _SHARED * room
+        return cheapest_that_fits(placing, room, level)
 
     for i, graph in enumerate(graphs):
         begin("plan")
@@ -108,7 +113,7 @@ def fit(
             check = partial(require_room, cap=cap, more=more[i])
             problems[i] = build_problem(graph, target, cap, plans, check, known)
             begin("place")
-            first[i], prices[i] = placed(i, cap, room, 0)
+            first[i], levels[i] = placed(i, cap, whole, None)
         except CompileError as failure:
             failures[i] = failure
     # What holds for every graph holds for the choice between them.
@@ -117,7 +122,7 @@ def fit(
         try:
             placement = _against(first[i], bound)
             return _fitted(
-                graphs[i], problems[i], placement, prices[i], cap, known.exchanges, begin, partial(placed, i)
+                graphs[i], problems[i], placement, levels[i], cap, known.exchanges, begin, partial(placed, i)
             )
         except CompileError as failure:
             failures[i] = failure
@@ -137,11 +142,11 @@ def _fitted(
     graph: TileGraph,
     problem: Problem,
     placement: Placement,
-    price: int,
+    level: int | None,
     cap: int,
     exchanges: Exchanges,
     begin: Begin,
-    placed: Callable[[int, float, int], tuple[Placement, int]],
+    placed: Callable[[int, float, int | None], tuple[Placement, int | None]],
 ) -> Fitted:
     """The program of a placed graph, which is placed again as long as something does not fit."""
     failure: CompileError | None = None
@@ -155,13 +160,13 @@ def _fitted(
         if attempt:
             begin("place")
             try:
-                placement, price = placed(cap, allowed, price)
+                placement, level = placed(cap, allowed, level)
             except CompileError as none_left:
                 raise failure or none_left from None
             # The first bound holds for every choice, those that cost less code or memory among them.
             placement = _against(placement, bound)
         begin("lower")
-        placement = in_local_orders(placement)
+        placement = in_local_orders(placement, 0.0 if level is None else price_of(level))
         program = roll(lower(graph, placement, target, exchanges))
         code = code_size(program, target, exchanges)
         # What code takes beyond the part that was left to it is not there for data.
@@ -169,11 +174,12 @@ def _fitted(
         if code.total > room:
             failure = _code_too_large(code, room)
             cap = min(cap, left - slack)
-            # The estimate leaves out what the program needs beside it, and what repeated layers do not share.
-            allowed = 0.9 * problem.code_bytes(placement.choice) * room / code.total
-            price += 1
-            if price == len(_CODE_PRICES):
+            if level == HIGHEST:
                 raise failure
+            # The estimate leaves out what the program needs beside it, and what repeated layers do not share.
+            estimated = problem.code_bytes(placement.choice)
+            allowed = min(allowed, _MARGIN * estimated * (room - code.total + code.exchange) / code.exchange)
+            level = first_level(placement.objective, room) if level is None else level + 1
             continue
         start = -(-(target.reserved_bytes + code.total) // 16) * 16
         begin("allocate")

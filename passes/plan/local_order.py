@@ -3,7 +3,7 @@
 Bytes, ports and memory do not depend on it; fragments do, and with them exchange code and the control that fragments
 take. Placement counts every edge in its best pair of orders; here every layout gets one order for all its edges. A
 result and what a vertex walks along with it (partials, operands that are cut and grained alike) share theirs. The
-choice is the least sum of cycles and of a small price of code, found by elimination over pairs.
+choice is the least sum of cycles and of a price of code, a small one at least, found by elimination over pairs.
 """
 
 from dataclasses import dataclass, field, replace

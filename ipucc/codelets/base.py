@@ -99,6 +99,16 @@ class Codelet(ABC):
         round on, the sums are its last operand."""
         return None
 
+    def joining(self, dtype: str) -> "Codelet | None":
+        """Of a codelet that makes results of partials, the one that makes of some partials a single one, of type
+        `dtype`; None where there is none."""
+        return None
+
+    @property
+    def identity(self) -> float:
+        """What stands in the place of a partial that a cell has room for and that is not there."""
+        return 0.0
+
     @property
     def in_place(self) -> bool:
         """Whether the result may be written over the last operand: vertex by vertex the same cell."""

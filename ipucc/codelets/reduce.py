@@ -1,7 +1,7 @@
 """Reductions: over the elements of a cell, and over the partials of several tiles."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Final
 
@@ -79,6 +79,13 @@ class Reduce(Codelet):
         late = loads * (len(self.extras) + expression_cycles(self.expr, self.dtype)) if self.expr else 0
         each = loads * -(-depth // shared) + stored + np.where(shared > 1, 2 * shared, 0) + late
         return np.asarray(33 + target.workers * (20 + each * rounds), np.int64)
+
+    def joining(self, dtype: str) -> "Reduce":
+        return replace(self, dtype=dtype, scale=1.0, expr="", extras=())
+
+    @property
+    def identity(self) -> float:
+        return identity(self.op, self.dtype)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         x, *extras = operands

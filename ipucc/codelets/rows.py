@@ -15,11 +15,18 @@ from ipucc.dtypes import itemsize
 from ipucc.target import Target
 
 __all__ = [
-    "STATISTIC", "Moments", "Normalise", "NormaliseParts", "Peaks", "Softmax", "SoftmaxParts", "parts_axis",
+    "STATISTIC", "JoinMoments", "JoinPeaks", "Moments", "Normalise", "NormaliseParts", "Peaks", "Softmax",
+    "SoftmaxParts", "parts_axis",
 ]  # fmt: skip
 
 STATISTIC: Final = "statistic"
 """The axis that counts the statistics of a part of a row, the last dimension of their tensor."""
+
+
+_PEAK_CYCLES: Final = {"softmax": 12, "log": 12, "hard": 4}
+"""Of joining a part of a row: two loads, maximum, subtract, exp (6), multiply-add; of two loads and a comparison."""
+_MOMENT_CYCLES: Final = {True: 8, False: 2}
+"""Of joining a part of a row, with a mean and without: two loads, six of arithmetic; a load, an addition."""
 
 
 def parts_axis(axis: str) -> str:
@@ -66,6 +73,14 @@ def _join_cycles(n: Mapping[str, Counts], axes: Sequence[str], over: Sequence[st
         parts = parts * n[parts_axis(axis)]
     shared = np.maximum(1, target.workers // np.maximum(_rows(n, axes, over), 1))
     return np.asarray(each * -(-parts // shared) + np.where(shared > 1, 2 * shared, 0), np.int64)
+
+
+def _joined_cycles(
+    n: Mapping[str, Counts], axes: Sequence[str], over: Sequence[str], each: int, target: Target
+) -> Counts:  # fmt: skip
+    """Cycles of joining statistics alone, `each` a part."""
+    rows = per_worker(_rows(n, axes, over), target)
+    return np.asarray(20 + target.workers * (26 + rows * (9 + _join_cycles(n, axes, over, each, target))), np.int64)
 
 
 def _along(axes: Sequence[str], over: Sequence[str]) -> tuple[int, ...]:
@@ -163,10 +178,13 @@ class SoftmaxParts(Codelet):
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
         """Per part of a row: two loads, maximum, subtract, exp (6), multiply-add; per row an inverse (15) and 7 to
         enter it; per vector, each in a pass of its own: subtract and exp as in `Softmax`, multiply (3)."""
-        join = _join_cycles(n, self.axes, (self.over,), 4 if self.kind == "hard" else 12, target)
+        join = _join_cycles(n, self.axes, (self.over,), _PEAK_CYCLES[self.kind], target)
         each = 5 if self.kind == "hard" else 6 + _exp(self.dtype)
         passes = 1 if self.kind == "hard" else 3
         return _row_cycles(n, self.axes, (self.over,), passes, 22 + join, each, self.dtype, target)
+
+    def joining(self, dtype: str) -> "JoinPeaks":
+        return JoinPeaks(self.kind, self.axes, self.over)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         parts, x = operands
@@ -182,6 +200,34 @@ class SoftmaxParts(Codelet):
         shifted = x - np.expand_dims(top, at)
         total = np.expand_dims(total, at)
         return [shifted - np.log(total)] if self.kind == "log" else [np.exp(shifted) / total]
+
+
+@register
+@dataclass(frozen=True)
+class JoinPeaks(Codelet):
+    """The statistics (`Peaks`) of several parts of every row as those of one part."""
+
+    kind: str
+    axes: tuple[str, ...]
+    over: str
+
+    name: ClassVar[str] = "join_peaks"
+    code_bytes: ClassVar[int] = 400
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """A pass over the rows; per part as in `SoftmaxParts`, per row 7 to enter it and 2 to store."""
+        return _joined_cycles(n, self.axes, (self.over,), _PEAK_CYCLES[self.kind], target)
+
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        (parts,) = operands
+        there = cells.mask(parts_axis(self.over), parts.shape[1]).reshape(*parts.shape[:2], *[1] * (parts.ndim - 3))
+        tops, seconds = np.where(there, parts[..., 0], -np.inf), parts[..., 1]
+        top = tops.max(axis=1)
+        if self.kind == "hard":
+            return [np.stack([top, np.take_along_axis(seconds, tops.argmax(axis=1)[:, None], axis=1)[:, 0]], axis=-1)]
+        shift = np.where(np.isneginf(top), np.float32(0), top)
+        powers = np.where(there, seconds, np.float32(0)) * np.exp(tops - shift[:, None])
+        return [np.stack([top, powers.sum(axis=1, dtype=np.float32)], axis=-1)]
 
 
 def _exp(dtype: str) -> int:
@@ -277,7 +323,7 @@ class Moments(Codelet):
 class NormaliseParts(Codelet):
     """The results of one part of a row from the statistics of all its parts (`Moments`), X, scale and bias.
 
-    Means and sums of squares are joined by Chan, Golub and LeVeque's formula, means as distances from the first.
+    How statistics are joined: `_joined_moments`.
     """
 
     axes: tuple[str, ...]
@@ -295,24 +341,65 @@ class NormaliseParts(Codelet):
         """Per part of a row 8 cycles (two loads, six of arithmetic), without a mean 2; per row InverseStdDev (15) and 7
         to enter each pass; per vector, each in a pass of its own as in `Normalise`, subtraction of the mean, whitening,
         scale and bias (3 each)."""
-        join = _join_cycles(n, self.axes, self.over, 8 if self.centred else 2, target)
+        join = _join_cycles(n, self.axes, self.over, _MOMENT_CYCLES[self.centred], target)
         passes = 1 + self.centred + self.scaled + self.biased
         return _row_cycles(n, self.axes, self.over, passes, 15 + 7 * passes + join, 3 * passes, self.dtype, target)
 
+    def joining(self, dtype: str) -> "JoinMoments":
+        return JoinMoments(self.axes, self.over, self.centred)
+
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         parts, x, *params = operands
-        across = tuple(range(1, 1 + len(self.over)))
-        count, power = parts[..., 0], parts[..., -1]
-        total = count.sum(axis=across, keepdims=True, dtype=np.float32)
+        total, *mean, power = _joined_moments(parts, len(self.over), self.centred)
         if self.centred:
-            means = parts[..., 1]
-            first = means[(slice(None), *[slice(0, 1)] * len(across))]
-            mean = first + (count * (means - first)).sum(axis=across, keepdims=True, dtype=np.float32) / total
-            power = power + count * np.square(means - mean)
-            x = x - _per_row(mean.squeeze(across), self.axes, self.over)
-        variance = power.sum(axis=across, dtype=np.float32) / total.squeeze(across)
+            x = x - _per_row(mean[0], self.axes, self.over)
+        variance = power / total
         inverse = 1 / np.sqrt(variance + np.float32(self.eps))
         return [_scaled(x * _per_row(inverse, self.axes, self.over), params, self.scaled, self.biased)]
+
+
+@register
+@dataclass(frozen=True)
+class JoinMoments(Codelet):
+    """The statistics (`Moments`) of several parts of every row as those of one part."""
+
+    axes: tuple[str, ...]
+    over: tuple[str, ...]
+    centred: bool
+
+    name: ClassVar[str] = "join_moments"
+    code_bytes: ClassVar[int] = 400
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        """A pass over the rows; per part as in `NormaliseParts`, per row 7 to enter it and 2 to store."""
+        return _joined_cycles(n, self.axes, self.over, _MOMENT_CYCLES[self.centred], target)
+
+    def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
+        (parts,) = operands
+        for at, axis in enumerate(self.over, 1):
+            there = cells.mask(parts_axis(axis), parts.shape[at])
+            shape = [size if d in (0, at) else 1 for d, size in enumerate(parts.shape)]
+            parts = np.where(there.reshape(shape), parts, np.float32(0))
+        return [np.stack(_joined_moments(parts, len(self.over), self.centred), axis=-1)]
+
+
+def _joined_moments(parts: Array, dims: int, centred: bool) -> list[Array]:
+    """Of the statistics of all parts, [tiles, parts..., rows..., statistic] with so many dimensions of parts, those of
+    whole rows: count, mean if they have one, sum of squares (less the mean).
+
+    Chan, Golub and LeVeque's formula, means as distances from the first.
+    """
+    across = tuple(range(1, 1 + dims))
+    count, power = parts[..., 0], parts[..., -1]
+    total = count.sum(axis=across, dtype=np.float32)
+    if not centred:
+        return [total, power.sum(axis=across, dtype=np.float32)]
+    means = parts[..., 1]
+    first = means[(slice(None), *[slice(0, 1)] * dims)]
+    moved = (count * (means - first)).sum(axis=across, keepdims=True, dtype=np.float32)
+    mean = first + moved / np.maximum(np.expand_dims(total, across), 1)
+    power = power + count * np.square(means - mean)
+    return [total, mean.squeeze(across), power.sum(axis=across, dtype=np.float32)]
 
 
 def _scaled(y: Array, params: Sequence[Array], scaled: bool, biased: bool) -> Array:

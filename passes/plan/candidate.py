@@ -40,7 +40,7 @@ def candidate(
             brought = Brought(dst, rounds, stage.grid.weight())
             cycles, code = cycles + brought.cycles(collect, True), code + rounds * collect.code
             here += dst.nbytes + src.nbytes
-        elif s + 1 < len(stages):
+        if s + 1 < len(stages):
             here += stage.layout.nbytes
         if stage.sums is not None:
             here += _beside(stage.sums, stage.layout)

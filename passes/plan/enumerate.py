@@ -92,7 +92,10 @@ def _enumerated(
     forms: Sequence[TileOp], hosted: tuple[Hosted, ...], rows: Sequence["_Row"], combinations: int
 ) -> Enumerated:
     plans = [
-        (f.form, Plan(_ordered(forms[f.family], f.parts, hosted), f.serial, f.gathered, rotates=f.rotates))
+        (
+            f.form,
+            Plan(_ordered(forms[f.family], f.parts, hosted), f.serial, f.gathered, rotates=f.rotates, groups=f.groups),
+        )
         for f in rows
     ]
     return Enumerated(plans, combinations)
@@ -111,7 +114,7 @@ def _families(forms: Sequence[TileOp]) -> list[list[int]]:
     each cut is enough."""
     found: dict[tuple[object, ...], list[int]] = {}
     for i, form in enumerate(forms):
-        key = (form.axes, tuple(id(o) for o in form.operands), form.partial is None, form.partial_dtype)
+        key = (form.axes, tuple(id(o) for o in form.operands), form.partial is None, form.partial_dtype, form.combine)
         found.setdefault(key, []).append(i)
     return list(found.values())
 
@@ -126,6 +129,7 @@ class _Row:
     parts: Counts
     serial: tuple[str, int] | None
     rotates: bool
+    groups: int
     gathered: bool
     score: int
     memory: int
@@ -179,8 +183,9 @@ def _select(
         for i in dict.fromkeys(chosen):
             steps = None if serial is None else (serial.axis, int(serial.steps[i]))
             rotates = serial is not None and serial.rotates
-            bytes_ = int(memory[i]), int(resident[i])
-            out.append(_Row(family, int(priced.form[i]), parts[i], steps, rotates, gathered, int(score[i]), *bytes_))
+            figures = int(score[i]), int(memory[i]), int(resident[i])
+            form, groups = int(priced.form[i]), int(priced.groups[i])
+            out.append(_Row(family, form, parts[i], steps, rotates, groups, gathered, *figures))
     return out
 
 
@@ -194,7 +199,8 @@ def _fastest(family: int, parts: Counts, priced: Priced, budget: int, alike: int
         if fits.size:
             i = int(fits[np.lexsort((memory[fits], score[fits]))[0]])
             figures = int(score[i]), int(memory[i]), int(resident[i])
-            yield _Row(family, int(priced.form[i]), parts[i], None, False, gathered, *figures)
+            form, groups = int(priced.form[i]), int(priced.groups[i])
+            yield _Row(family, form, parts[i], None, False, groups, gathered, *figures)
 
 
 def _ordered(op: TileOp, row: Counts, hosted: tuple[Hosted, ...]) -> tuple[tuple[str, int], ...]:

@@ -108,7 +108,8 @@ class Plan:
     Steps of a reduce axis add up what the ones before have left. With `rotates` the steps are those of a parallel axis,
     and as many neighbours along the reduce axis hand their sums on to each other (see `Grid`). `gathered` weights rest
     in one copy spread over the tiles that share them and are collected before use; resident ones rest where they are
-    used. `grid` overrides the cut (a plan that follows another op's layout).
+    used. Partials, or statistics of rows, are joined in `groups` groups first where there is more than one. `grid`
+    overrides the cut (a plan that follows another op's layout).
     """
 
     parts: tuple[tuple[str, int], ...]
@@ -116,15 +117,19 @@ class Plan:
     gathered: bool = False
     grid: Grid | None = None
     rotates: bool = False
+    groups: int = 1
 
     def describe(self) -> str:
-        """`m/16 n/8`, serial steps as `n*4`, followed layouts as `like producer`."""
+        """`m/16 n/8`, serial steps as `n*4`, followed layouts as `like producer`, partials that are joined in groups
+        first as `8 groups`."""
         text = " ".join(f"{a}/{p}" for a, p in self.parts if p > 1) or "one tile"
         if self.grid is not None:
             text = "like producer"
         if self.serial is not None:
             text += f" {self.serial[0]}*{self.serial[1]}"
-        return text + (" rotating" if self.rotates else "") + (" gathered" if self.gathered else "")
+        text += " rotating" if self.rotates else ""
+        text += f" {self.groups} groups" if self.groups > 1 else ""
+        return text + (" gathered" if self.gathered else "")
 
 
 def grid_of(op: TileOp, plan: Plan) -> Grid:

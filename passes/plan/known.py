@@ -122,7 +122,7 @@ class Known:
 
 
 def _document(c: Candidate, followed: int) -> dict[str, Any]:
-    fields = () if followed >= 0 else ("parts", "serial", "gathered", "rotates")
+    fields = () if followed >= 0 else ("parts", "serial", "gathered", "rotates", "groups")
     plan = {name: getattr(c.plan, name) for name in fields}
     return {"form": c.form, "like": followed, **plan, **{name: getattr(c, name) for name in _FIGURES}}
 
@@ -133,7 +133,7 @@ def _plan(entry: Mapping[str, Any], op: TileOp) -> Plan:
     named = [axis for axis, _ in parts]
     if sorted(named) != sorted(a.name for a in op.axes) or (serial is not None and serial[0] not in named):
         raise ValueError("parts of other axes")
-    return Plan(parts, serial, bool(entry["gathered"]), rotates=bool(entry["rotates"]))
+    return Plan(parts, serial, bool(entry["gathered"]), rotates=bool(entry["rotates"]), groups=int(entry["groups"]))
 
 
 def _table(values: Any, shape: tuple[int, int]) -> Table:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipucc.codelets.base import Codelet
-from ipucc.codelets.rows import parts_axis
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Along, Everything, Operand, Span, TileOp
 from ipucc.passes.plan.grid import packing
+from ipucc.passes.plan.joins import joined
 from ipucc.target import Target
 
 __all__ = ["Counts", "Hosted", "Priced", "Serial", "leaves_words", "price", "rounds_of", "worth_gathering"]
@@ -62,10 +62,11 @@ def rounds_of(op: TileOp) -> Rounds | None:
 
 @dataclass(frozen=True, eq=False)
 class Priced:
-    """The best form of every row, with its cycles, bytes and resident bytes; these with gathered weights; and the
+    """The best form of every row and the groups in which it joins partials first, with its cycles, bytes and resident bytes; these with gathered weights; and the
     bytes that gathering moves."""
 
     form: Counts
+    groups: Counts
     score: Counts
     memory: Counts
     resident: Counts
@@ -148,11 +149,10 @@ def _span_extent(span: Span, n: Counts) -> Counts:
 
 
 def _computed(
-    op: TileOp, n: Mapping[str, Counts], split: Mapping[str, Counts], left: Counts, target: Target,
-    serial: Serial | None,
-) -> tuple[Counts, Counts]:  # fmt: skip
-    """Cycles of a form's codelets in all rounds, for every row, and the bytes they take beside operands and results.
-    `left` are the partials of every result that a second stage joins."""
+    op: TileOp, n: Mapping[str, Counts], left: Counts, target: Target, serial: Serial | None
+) -> tuple[Counts, Counts]:
+    """Cycles of a form's codelets in all rounds but those that join partials, for every row, and the bytes they take
+    beside operands and results. `left` are the partials of every result."""
     count = left.size
 
     def of(codelet: Codelet) -> Counts:
@@ -162,7 +162,7 @@ def _computed(
         return np.broadcast_to(codelet.temp_bytes(n, target), count).astype(np.int64)
 
     steps = np.ones(count, np.int64) if serial is None else serial.steps
-    joins = op.partial is not None and op.combine is not None and bool((left > 1).any())
+    joins = _joins(op, left)
     if serial is not None and serial.adds is not None:
         rounds = rounds_of(op)
         assert rounds is not None
@@ -175,27 +175,15 @@ def _computed(
                 held = held * n[name]
             temp = temp + np.where(left > 1, 0, held)
         first = early + of(rounds.last_partial) if joins else whole
-        times = np.ones(count, np.int64)
     else:
-        whole, temp, times = steps * of(op.codelet), scratch(op.codelet), steps
+        whole, temp = steps * of(op.codelet), scratch(op.codelet)
         first = steps * of(op.partial) if joins and op.partial is not None else whole
-    if not joins or op.combine is None:
-        return whole, temp
-    dealt = dict(n)
-    for a in op.axes:
-        if a.kind == "reduce":
-            dealt[a.name] = split[a.name] // (steps if serial is not None and serial.rotates else 1)
-        elif a.kind == "row":
-            dealt[parts_axis(a.name)] = split[a.name]
-    if op.result.axes and not op.rows:
-        # The reduction deals the grains of a cell out to the tiles of its group.
-        grains = np.ones(count, np.int64)
-        for name in op.result.axes:
-            grains = grains * -(-n[name] // op.axis(name).grain)
-        main = max(op.result.axes, key=lambda a: op.axis(a).size)
-        dealt[main] = np.maximum(1, -(-n[main] * -(-grains // left) // np.maximum(grains, 1)))
-    second = np.broadcast_to(op.combine.cycles(dealt, target), count)
-    return np.where(left > 1, first + times * second, whole), temp
+    return np.where(left > 1, first, whole), temp
+
+
+def _joins(op: TileOp, left: Counts) -> bool:
+    """Whether any plan leaves partials."""
+    return op.partial is not None and op.combine is not None and bool((left > 1).any())
 
 
 def price(
@@ -224,9 +212,9 @@ def price(
     for name in op.result.axes:
         cell = cell * n[name]
     form = np.full(count, family[0], np.int64)
-    compute, temp = _computed(op, n, split, left, target, serial)
+    compute, temp = _computed(op, n, left, target, serial)
     for other in family[1:]:
-        cycles, scratch = _computed(forms[other], n, split, left, target, serial)
+        cycles, scratch = _computed(forms[other], n, left, target, serial)
         better = cycles < compute
         form, compute, temp = (
             np.where(better, new, old) for new, old in ((other, form), (cycles, compute), (scratch, temp))
@@ -236,27 +224,23 @@ def price(
     paired = np.zeros(count)
     result = cell * itemsize(op.result.dtype)
     late = np.zeros(count, np.int64)
-    if op.partial is not None and op.combine is not None:
-        sums = cell * itemsize(op.partial_dtype)
-        if op.rows:
-            # Every tile receives the statistics of all other parts.
-            sums = np.full(count, itemsize(op.partial_dtype), np.int64)
-            for name in op.statistics:
-                sums = sums * n[name]
-            received, kept = sums * (left - 1.0), sums * (left + 1)
-        else:
-            received, kept = sums * (left - 1) / left, sums * 2
+    groups, held = one, np.zeros(count, np.int64)
+    if _joins(op, left):
+        if serial is not None and serial.adds is not None and rotates:
+            split = split | {serial.adds: left}
+        join = joined(op, n, split, axis, target)
+        groups, rounds = join.groups, one if adds else steps
+        compute = compute + np.where(left > 1, join.cycles * rounds, 0)
+        moved = np.where(left > 1, join.received * rounds, 0.0)
+        late, held = (np.where(left > 1, x, 0) for x in (join.phases * rounds, join.held))
+        if not op.rows:
             # A reduction deals its results out.
             result = -(-result // left)
-        rounds = one if adds else steps
-        moved = np.where(left > 1, received * rounds, 0.0)
-        late = np.where(left > 1, rounds, 0)
-        if rotates:
-            moved, late = moved + sums * (steps - 1), late + steps - 1
-            kept, alone = np.maximum(kept, 2 * sums), np.maximum(sums, 2 * sums - result)
-            temp = temp + np.where(left > 1, kept, alone)
-        else:
-            temp = temp + np.where(left > 1, kept, 0)
+    if rotates:
+        sums = cell * itemsize(op.partial_dtype)
+        moved, late = moved + sums * (steps - 1), late + steps - 1
+        held = np.maximum(held, np.where(left > 1, 2 * sums, np.maximum(sums, 2 * sums - result)))
+    temp = temp + held
     if not adds:
         result = result * steps
     resident, shared = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -308,5 +292,5 @@ def price(
     extra = (gathered / rate * target.exchange_factor).astype(np.int64)
     extra = extra + np.maximum(gathers - fetches, 0) * target.phase_cycles
     return Priced(
-        form, score, resident + result + temp, resident, score + extra, spread + shared + result + temp, spread, shared
+        form, groups, score, resident + result + temp, resident, score + extra, spread + shared + result + temp, spread, shared
     )

@@ -2,7 +2,8 @@
 
 An op without a cut reduce axis is one stage. Cutting a reduce axis makes two: partials on every tile, then a
 reduction that deals the result cell of every group of tiles back to the tiles of the group. Cutting a row makes two on
-the same cells: statistics on every tile, then its own part of the result, of the statistics of all parts.
+the same cells: statistics on every tile, then its own part of the result, of the statistics of all parts. Between the
+two there may be a third, which joins partials or statistics within groups of tiles (`Plan.groups`).
 
 Serial steps of the reduce axis, and steps in which sums rotate among the tiles along it, are rounds of one stage that
 add up: the last of them finishes the results, or the partials of what is still cut.
@@ -10,20 +11,18 @@ add up: the last of them finishes the results, or the partials of what is still 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from ipucc.codelets.base import Codelet
 from ipucc.codelets.rows import parts_axis
-from ipucc.dtypes import itemsize
-from ipucc.ops.spec import Along, Axis, Operand, TileOp
+from ipucc.ops.spec import Along, Operand, TileOp
 from ipucc.passes.plan.grid import Grid, Plan, grid_of, operand_layout, result_layout
+from ipucc.passes.plan.joins import joining_grid
 from ipucc.passes.plan.overlap import EdgeCost
-from ipucc.tiles.cuts import nested_cut, useful_parts, whole
-from ipucc.tiles.layout import GRAIN_BYTES, Layout
+from ipucc.tiles.cuts import whole
+from ipucc.tiles.layout import Layout
 
 __all__ = ["Brought", "Stage", "Sums", "in_slot", "partial_operand", "stages_of"]
 
@@ -136,21 +135,35 @@ def stages_of(op: TileOp, plan: Plan) -> tuple[Stage, ...]:
     if op.partial is None or op.combine is None:
         raise ValueError(f"op {op.name!r} has no partials, but its plan cuts {cut}")
     if op.rows:
-        return _along_rows(op, grid, op.partial, op.combine)
+        return _along_rows(op, plan.groups, grid, op.partial, op.combine)
     held = (*cut, *op.result.axes)
-    sizes = (*(done.cells[a][0].size for a in cut), *shape)
-    partials = _partial_layout(op, done, cut, held, sizes)
+    partials = _partial_layout(op, done, cut, held, shape)
     first = tuple(i for i, o in enumerate(op.operands) if not o.epilogue)
     make = Stage(".partials", op.partial, grid, first, False, partials, held, op.partial_dtype, op.macs)
     if added is not None:
         make = _in_rounds(op, make, added, done, cut)
-    joined = _combined_grid(op, done, cut)
+    groups = _in_groups(op, done, cut, plan.groups)
+    joined = joining_grid(op, groups[-1].grid if groups else done, cut, 1)
     layout = result_layout(op.result.axes, shape, op.result.dtype, op.result.grain_dim, joined)
     late = tuple(i for i, o in enumerate(op.operands) if o.epilogue)
-    join = Stage(
-        ".reduce", op.combine, joined, late, True, layout, op.result.axes, op.result.dtype, 0
-    )  # fmt: skip
-    return make, join
+    join = Stage(".reduce", op.combine, joined, late, True, layout, op.result.axes, op.result.dtype, 0)
+    return make, *groups, join
+
+
+def _in_groups(op: TileOp, grid: Grid, cut: Sequence[str], count: int) -> tuple[Stage, ...]:
+    """The stage that joins the partials which lie on `grid` within groups, so many along the first of the `cut` axes;
+    none for one group."""
+    if count == 1:
+        return ()
+    between = op.combine and op.combine.joining(op.partial_dtype)
+    if between is None:
+        raise ValueError(f"op {op.name!r} cannot join its partials in groups")
+    joined = joining_grid(op, grid, cut, count)
+    counted = joined.axes[-len(cut) :]
+    names = op.statistics or op.result.axes
+    held = (*counted, *names)
+    layout = _partial_layout(op, joined, counted, held, tuple(op.axis(a).size for a in names))
+    return (Stage(".groups", between, joined, (), True, layout, held, op.partial_dtype, 0),)
 
 
 def _in_rounds(op: TileOp, stage: Stage, added: str, done: Grid, cut: Sequence[str]) -> Stage:
@@ -171,46 +184,54 @@ def _in_rounds(op: TileOp, stage: Stage, added: str, done: Grid, cut: Sequence[s
             layouts.append(stage.layout)
         else:
             grid = stage.grid.summed(added, turn)
-            layouts.append(_partial_layout(op, grid, cut, stage.result_axes, stage.layout.shape))
+            layouts.append(_partial_layout(op, grid, cut, stage.result_axes, stage.layout.shape[len(cut) :]))
     sums = Sums(first, more, op.partial_dtype, tuple(layouts), done, in_place)
     return replace(stage, codelet=last, sums=sums)
 
 
-def _along_rows(op: TileOp, grid: Grid, partial: Codelet, combine: Codelet) -> tuple[Stage, Stage]:
-    """Statistics and results on the same cells; the axes that count parts have one cell, of all parts."""
-    parts = tuple(grid.cells[a][0].size for a in op.rows)
-    counted = {parts_axis(a): whole(n) for a, n in zip(op.rows, parts, strict=True)}
-    tiles = grid.tiles.reshape(*grid.tiles.shape, *([1] * len(parts)))
+def _along_rows(op: TileOp, count: int, grid: Grid, partial: Codelet, combine: Codelet) -> tuple[Stage, ...]:
+    """Statistics and results on the same cells; the axes that count parts have one cell, of all parts, or of the
+    groups in which their statistics are joined before."""
+    # Groups run along an axis that is cut.
+    rows = sorted(op.rows, key=lambda a: grid.cells[a][0].size == 1)
+    groups = _in_groups(op, grid, rows, count)
+    sizes = {parts_axis(a): grid.cells[a][0].size for a in op.rows}
+    if groups:
+        sizes = dict(zip(groups[0].result_axes, groups[0].layout.shape, strict=True))
+    counted = {parts_axis(a): whole(sizes[parts_axis(a)]) for a in op.rows}
+    tiles = grid.tiles.reshape(*grid.tiles.shape, *([1] * len(counted)))
     cells = Grid((*grid.axes, *counted), {**grid.cells, **counted}, tiles, grid.serial, grid.rounds)
     held = (*op.rows, *op.statistics)
-    sizes = (*parts, *(op.axis(a).size for a in op.statistics))
-    statistics = _partial_layout(op, cells, op.rows, held, sizes)
+    statistics = _partial_layout(op, cells, op.rows, held, tuple(op.axis(a).size for a in op.statistics))
     first = tuple(i for i, o in enumerate(op.operands) if not o.epilogue)
     shape = tuple(op.axis(a).size for a in op.result.axes)
     layout = result_layout(op.result.axes, shape, op.result.dtype, op.result.grain_dim, cells)
     every = tuple(range(len(op.operands)))
     return (
         Stage(".statistics", partial, cells, first, False, statistics, held, op.partial_dtype, op.macs),
+        *groups,
         Stage("", combine, cells, every, True, layout, op.result.axes, op.result.dtype, 0),
     )
 
 
 def _partial_layout(
-    op: TileOp, grid: Grid, cut: Sequence[str], held: Sequence[str], sizes: tuple[int, ...]
+    op: TileOp, grid: Grid, cut: Sequence[str], held: Sequence[str], shape: tuple[int, ...]
 ) -> Layout:  # fmt: skip
-    """Partials as a tensor with a leading dimension of one index per cell of each cut reduce axis."""
+    """Partials of a tensor of a shape: with a leading dimension of one index per cell of each cut axis."""
+    sizes = tuple(grid.cells[a][0].size for a in cut)
     ones = {a: (np.arange(n, dtype=np.int32), np.arange(1, n + 1, dtype=np.int32))
-            for a, n in zip(cut, sizes, strict=False)}  # fmt: skip
+            for a, n in zip(cut, sizes, strict=True)}  # fmt: skip
     index = Grid(grid.axes, {**grid.cells, **ones}, grid.tiles, grid.serial, grid.rounds)
-    return result_layout(held, sizes, op.partial_dtype, _grain_dim(op, len(cut)), index)
+    return result_layout(held, (*sizes, *shape), op.partial_dtype, _grain_dim(op, len(cut)), index)
 
 
 def partial_operand(op: TileOp, stage: Stage) -> Operand:
-    """The partials as the next stage reads them: the cut axes whole, the other axes cell by cell."""
+    """The partials as the next stage reads them: of the cut axes all or those of a group, of the others its cell."""
     lead = len(stage.result_axes) - len(op.statistics or op.result.axes)
     shape = stage.layout.shape
     dims = tuple(Along(parts_axis(a) if a in op.rows else a) for a in stage.result_axes)
-    return Operand((), shape, dims, stage.dtype, _grain_dim(op, lead))
+    fill = op.combine.identity if op.combine is not None else 0.0
+    return Operand((), shape, dims, stage.dtype, _grain_dim(op, lead), fill)
 
 
 def in_slot(layout: Layout, slot: int) -> Layout:
@@ -232,62 +253,3 @@ def _grain_dim(op: TileOp, lead: int) -> int:
     if op.statistics:
         return lead + len(op.statistics) - 1
     return lead + op.result.grain_dim if op.result.axes else 0
-
-
-def _combined_grid(op: TileOp, grid: Grid, cut: Sequence[str]) -> Grid:
-    """The reduction's grid: every result cell dealt to the tiles that hold its partials."""
-    group = prod(grid.cells[a][0].size for a in cut)
-    names = list(op.result.axes)
-    # [result axes..., tiles of the group]; axes that are never cut have one cell and add nothing.
-    single = [a for a in grid.axes if a not in names and a not in cut]
-    tiles = grid.tiles.transpose([grid.axes.index(a) for a in (*names, *cut, *single)])
-    tiles = tiles.reshape(*[grid.cells[a][0].size for a in names], group)
-    # Grain dimension last: the cut of the other axes keeps runs long.
-    order = [d for d in range(len(names)) if d != op.result.grain_dim]
-    if names:
-        order.append(op.result.grain_dim)
-    grains = []
-    for d in order:
-        lo, hi = grid.cells[names[d]]
-        fixed = op.axis(names[d]).kind == "whole" or names[d] == grid.serial
-        grains.append(1 if fixed else int((-(-(hi - lo) // _grain(op, op.axis(names[d])))).max(initial=1)))
-    dealt = _dealt(tuple(grains), group)
-    ways = [dealt[order.index(d)] for d in range(len(names))]
-    cells = dict(grid.cells)
-    for d, way in enumerate(ways):
-        cells[names[d]] = nested_cut(grid.cells[names[d]], way, _grain(op, op.axis(names[d])))
-    used = prod(ways)
-    shape = list(tiles.shape[:-1])
-    spread = tiles[..., :used].reshape([*shape, *ways])
-    rank = len(names)
-    spread = spread.transpose([x for d in range(rank) for x in (d, rank + d)])
-    spread = spread.reshape([n * w for n, w in zip(shape, ways, strict=True)])
-    for a in op.axes:
-        if a.name in cut:
-            cells[a.name] = whole(grid.cells[a.name][0].size)
-        elif a.name not in names:
-            del cells[a.name]
-    spread = spread.reshape(*spread.shape, *([1] * len(cut)))
-    return Grid((*names, *cut), cells, np.ascontiguousarray(spread), grid.serial, grid.rounds)
-
-
-@cache
-def _dealt(grains: tuple[int, ...], tiles: int) -> tuple[int, ...]:
-    """In how many parts a cell of so many grains per axis is dealt to `tiles` tiles, so that the largest part is least;
-    of equal ones that with most parts of the first axes."""
-    if not grains:
-        return ()
-    first, *others = grains
-    found = []
-    for ways in useful_parts(first, tiles).tolist():
-        rest = _dealt(tuple(others), tiles // ways)
-        size = -(-first // ways) * prod(-(-n // w) for n, w in zip(others, rest, strict=True))
-        found.append((-size, (ways, *rest)))
-    return max(found)[1]
-
-
-def _grain(op: TileOp, axis: Axis) -> int:
-    """Cuts of the reduction fall on whole grains of both the result and the partials."""
-    if op.result.axes[op.result.grain_dim] != axis.name:
-        return 1
-    return max(axis.grain, GRAIN_BYTES // min(itemsize(op.result.dtype), itemsize(op.partial_dtype)))

@@ -99,13 +99,14 @@ class _Lowering:
                     results.append(self._buffer(op.name + stage.suffix, stage.dtype, stage.layout))
                 own = turn - rounds + stage.grid.rounds
                 if own >= 0:
-                    self._round(i, op, chosen, stage, own, results[s], results[s - 1] if s else -1, shared, sums)
+                    self._round(i, op, chosen, s, own, results, shared, sums)
         self.held[op.result.tensor] = results[-1]
 
     def _round(
-        self, i: int, op: TileOp, chosen: Candidate, stage: Stage, turn: int, result: int, partials: int,
+        self, i: int, op: TileOp, chosen: Candidate, s: int, turn: int, results: list[int],
         shared: dict[tuple[int, int], tuple[int, Layout]], sums: dict[int, int],
     ) -> None:  # fmt: skip
+        stage, result = chosen.stages[s], results[s]
         name, grid = op.name + stage.suffix, stage.grid
         label = name if grid.rounds == 1 else f"{name}.{turn}"
         tiles, at = grid.vertices(turn)
@@ -114,12 +115,12 @@ class _Lowering:
         packs: list[tuple[Operand, int, int]] = []
         bound: list[Binding] = []
         if stage.takes_partials:
-            before = chosen.stages[0]
+            before, partials = chosen.stages[s - 1], results[s - 1]
             operand = partial_operand(op, before)
             layout = operand_layout(operand, grid.round(turn)).in_order(self.buffers[partials].layout.by_rows)
             dst = self._buffer(f"{name}.in", before.dtype, layout)
             moves.append(self._move(partials, dst))
-            bound.append(Binding(dst, _cells_of(at, grid, operand, layout)))
+            bound.append(Binding(dst, _cells_of(at, grid, operand, layout), operand.fill))
         for k in stage.read_in(turn, op):
             operand = op.operands[k]
             cut = stage.grid_for(operand)

@@ -11,11 +11,12 @@ FAMILIES: Final = (
     "elementwise",
     "gather",
     "matmul",
+    "normalise",
     "pool",
     "positions",
     "reduce",
     "resize",
-    "rows",
+    "softmax",
     "sparse",
     "sparse_conv",
 )

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ipucc.codelets.rows import STATISTIC, Moments, Normalise, NormaliseParts
+from ipucc.codelets.normalise import Moments, Normalise, NormaliseParts
+from ipucc.codelets.rows import STATISTIC
 from ipucc.dtypes import is_float
 from ipucc.ops.builder import Builder, lowering
 from ipucc.ops.elementwise import broadcast_dims, elementwise

@@ -4,7 +4,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ipucc.codelets.rows import STATISTIC, Peaks, Softmax, SoftmaxParts
+from ipucc.codelets.rows import STATISTIC
+from ipucc.codelets.softmax import Peaks, Softmax, SoftmaxParts
 from ipucc.ops.builder import Builder, lowering
 from ipucc.ops.graph import Ref
 from ipucc.ops.spec import Along, Axis

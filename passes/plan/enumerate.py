@@ -25,6 +25,10 @@ __all__ = ["Enumerated", "enumerate_plans", "plans_with_cuts"]
 _MAX_COMBINATIONS: Final = 30_000
 _PRICES: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Cycles per byte at which plans are compared."""
+_FEW: Final = 8
+"""Partials of a result that are joined at once in any case."""
+_EXACT: Final = 4
+"""Plans that are found when reductions are priced exactly are offered beside the others: this part of their number."""
 _CROWDED: Final = 4
 """Serial steps are offered where the fastest plan takes more than this part of the memory."""
 
@@ -49,12 +53,14 @@ def enumerate_plans(
     fast plans are weighed against lean ones.
     """
     found: list[_Row] = []
+    exact: list[_Row] = []
     combinations = 0
     for family in _families(forms):
         op = forms[family[0]]
         parts = _combinations(op, target)
         base = price(forms, family, hosted, target, parts, None)
         found += _select(family[0], parts, base, None, budget, keep, alike)
+        exact += _exactly(forms, family, hosted, target, parts, base, budget, keep, alike)
         combinations += len(family) * len(parts)
         fastest = int(base.score.argmin())
         if base.memory[fastest] + (alike - 1) * base.resident[fastest] > budget // _CROWDED:
@@ -67,7 +73,11 @@ def enumerate_plans(
     found = list({f.key: f for f in found}.values())
     pool = [f for f in found if f.memory <= budget] or sorted(found, key=lambda f: f.memory)[:1]
     pool.sort(key=lambda f: (f.score, f.memory))
-    return _enumerated(forms, hosted, _diverse(pool, keep, budget, alike), combinations)
+    offered = _diverse(pool, keep, budget, alike)
+    known = {f.key for f in offered}
+    exact = sorted((f for f in exact if f.key not in known), key=lambda f: (f.score, f.memory))
+    offered += exact[: -(-keep // _EXACT)]
+    return _enumerated(forms, hosted, offered, combinations)
 
 
 def plans_with_cuts(
@@ -138,7 +148,7 @@ class _Row:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for equal plans."""
-        return self.form, *self.parts.tolist(), self.serial, self.rotates, self.gathered
+        return self.form, *self.parts.tolist(), self.serial, self.rotates, self.groups, self.gathered
 
 
 def _combinations(op: TileOp, target: Target, given: Mapping[str, int] | None = None) -> Counts:
@@ -187,6 +197,31 @@ def _select(
             form, groups = int(priced.form[i]), int(priced.groups[i])
             out.append(_Row(family, form, parts[i], steps, rotates, groups, gathered, *figures))
     return out
+
+
+def _exactly(
+    forms: Sequence[TileOp], family: Sequence[int], hosted: tuple[Hosted, ...], target: Target, parts: Counts,
+    base: Priced, budget: int, keep: int, alike: int,
+) -> list[_Row]:  # fmt: skip
+    """The plans of many partials that are faster than the fastest by `base`, once the reduction is priced exactly, with
+    partials that are joined in groups first where that pays.
+
+    `base` has the reduction for less than it takes, but for plans of few partials for about that.
+    """
+    op = forms[family[0]]
+    if op.combine is None:
+        return []
+    partials = parts[:, [a.kind in ("reduce", "row") for a in op.axes]].prod(axis=1)
+    fits = base.total(False, alike) <= budget
+    fastest = int(base.score[fits & (partials <= _FEW)].min(initial=np.iinfo(np.int64).max))
+    rows = np.flatnonzero(fits & (partials > _FEW) & (base.score < fastest))
+    if not rows.size:
+        return []
+    priced = price(forms, family, hosted, target, parts[rows], None, exact=True)
+    chosen = np.argsort(base.score[rows], kind="stable")[: -(-keep // 3)]
+    known = chosen[priced.groups[chosen] == 1]
+    faster = np.flatnonzero(priced.score < priced.score[known].min(initial=fastest))
+    return _select(family[0], parts[rows[faster]], priced.of(faster), None, budget, 1, alike) if faster.size else []
 
 
 def _fastest(family: int, parts: Counts, priced: Priced, budget: int, alike: int) -> Iterator[_Row]:

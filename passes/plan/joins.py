@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ipucc.codelets.base import Codelet, Counts
 from ipucc.codelets.rows import parts_axis
@@ -55,7 +56,7 @@ def joining_grid(op: TileOp, grid: Grid, cut: Sequence[str], groups: int) -> Gri
         grains.append(1 if fixed else int((-(-(end - begin) // _grain(op, op.axis(names[d])))).max(initial=1)))
     dealt = _dealt(tuple(grains), tiles.shape[-1])
     ways = [dealt[order.index(d)] for d in range(len(names))]
-    cells = {names[d]: nested_cut(grid.cells[names[d]], way, _grain(op, op.axis(names[d]))) for d, way in enumerate(ways)}
+    cells = {a: nested_cut(grid.cells[a], way, _grain(op, op.axis(a))) for a, way in zip(names, ways, strict=True)}
     spread = tiles[..., : prod(ways)].reshape([*shape, lo.size, *ways])
     rank = len(names)
     spread = spread.transpose([*(x for d in range(rank) for x in (d, rank + 1 + d)), rank])
@@ -104,40 +105,37 @@ class Joined:
 
     groups: Counts
     cycles: Counts
-    received: Counts
+    received: NDArray[np.float64]
     held: Counts
     phases: Counts
 
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """All of these."""
+        return self.groups, self.cycles, self.received, self.held, self.phases
 
-def joined(op: TileOp, n: Mapping[str, Counts], parts: Mapping[str, Counts], serial: str | None, target: Target) -> Joined:
-    """The estimate for cells of the extents `n` with `parts` partials along every axis that may be cut, which are one
-    for the others; rows with a single partial mean nothing. `serial` is the axis of steps, whose cells are not dealt
-    out."""
-    plain = _Levels(op, n, parts, serial, target)
-    best = plain.at_once()
+
+def joined(
+    op: TileOp, n: Mapping[str, Counts], parts: Mapping[str, Counts], serial: str | None, target: Target, exact: bool
+) -> Joined:
+    """The estimate for cells of the extents `n` with `parts` partials along every axis that may be cut; it means
+    nothing for plans with a single partial. `serial` is the axis of steps, whose cells are not dealt out.
+
+    All partials are joined at once, and every tile has an even share of its cell. `exact`: in whole grains, or in
+    groups first where that is faster.
+    """
+    levels = _Levels(op, n, parts, serial, target)
+    if not exact:
+        return levels.evenly()
+    found = levels.at_once()
     between = op.combine.joining(op.partial_dtype) if op.combine is not None else None
     if between is None:
-        return best
-    rows = np.flatnonzero(plain.cost(best) > target.phase_cycles * 2)
-    if not rows.size:
-        return best
-    some = _Levels(op, _rows(n, rows), _rows(parts, rows), serial, target)
-    found = some.at_once()
+        return found
     for near in _NEAR:
-        other = some.in_groups(between, near)
-        better = (other.groups > 1) & (some.cost(other) < some.cost(found))
-        found = Joined(*(np.where(better, a, b) for a, b in zip(_columns(other), _columns(found), strict=True)))
-    for whole_column, column in zip(_columns(best), _columns(found), strict=True):
-        whole_column[rows] = column
-    return best
-
-
-def _rows(values: Mapping[str, Counts], rows: Counts) -> dict[str, Counts]:
-    return {a: x if x.size == 1 else x[rows] for a, x in values.items()}
-
-
-def _columns(x: Joined) -> tuple[Counts, ...]:
-    return x.groups, x.cycles, x.received, x.held, x.phases
+        other = levels.in_groups(between, near)
+        better = (other.groups > 1) & (levels.cost(other) < levels.cost(found))
+        found = Joined(*(np.where(better, a, b) for a, b in zip(other.columns, found.columns, strict=True)))
+    return found
 
 
 class _Levels:
@@ -149,21 +147,19 @@ class _Levels:
         assert op.combine is not None
         self.op, self.n, self.target, self.combine = op, n, target, op.combine
         self.cut = [a.name for a in op.axes if a.kind in ("reduce", "row")]
-        self.first = self.all = np.ones(1, np.int64)
+        self.first = self.partials = np.ones(1, np.int64)
         for a in reversed(self.cut):
             self.first = np.where(parts[a] > 1, parts[a], self.first)
-            self.all = self.all * parts[a]
-        axes = [op.axis(a) for a in op.statistics or op.result.axes]
-        self.dealt = [a for a in axes if not _kept_whole(a, serial)]
-        self.grains = np.ones(1, np.int64)
-        grain = itemsize(op.partial_dtype)
-        for a in axes:
-            if a in self.dealt:
-                each = np.minimum(_grain(op, a), a.size)
-                self.grains, grain = self.grains * -(-n[a.name] // each), grain * each
+            self.partials = self.partials * parts[a]
+        self.axes = [op.axis(a) for a in op.statistics or op.result.axes]
+        self.dealt = [a for a in self.axes if not _kept_whole(a, serial)]
+        self.grains, self.grain_bytes = np.ones(1, np.int64), np.full(1, itemsize(op.partial_dtype), np.int64)
+        for axis in self.axes:
+            if axis in self.dealt:
+                each = min(_grain(op, axis), axis.size)
+                self.grains, self.grain_bytes = self.grains * -(-n[axis.name] // each), self.grain_bytes * each
             else:
-                grain = grain * n[a.name]
-        self.grain_bytes = grain
+                self.grain_bytes = self.grain_bytes * n[axis.name]
 
     def cost(self, x: Joined) -> Counts:
         """Estimated cycles."""
@@ -171,39 +167,58 @@ class _Levels:
         fabric = (x.received / target.exchange_bytes_per_cycle * target.exchange_factor).astype(np.int64)
         return x.cycles + fabric + x.phases * target.phase_cycles
 
+    def evenly(self) -> Joined:
+        """All partials at once, every tile with an equal share of the cell; of statistics with all of it."""
+        grains, size = np.ones(1, np.int64), np.full(1, itemsize(self.op.partial_dtype), np.int64)
+        for a in self.axes:
+            grains, size = grains * -(-self.n[a.name] // a.grain), size * self.n[a.name]
+        rows = bool(self.op.rows)
+        piece = grains if rows else -(-grains // self.partials)
+        received = size * (self.partials - 1) / (1 if rows else self.partials)
+        held = size * (self.partials + 1 if rows else 2)
+        cycles = self._cycles(self.combine, self.partials, self.axes, piece, grains)
+        return self._joined(np.ones(1, np.int64), cycles, received, held, 1)
+
     def at_once(self) -> Joined:
-        """All partials in one stage."""
-        left, cycles, received = self._level(self.combine, self.all, self.grains, not self.op.rows)
-        held = (self.grains + left * self.all) * self.grain_bytes
+        """All partials at once, in whole grains."""
+        piece, cycles, received = self._level(self.combine, self.partials, self.grains, not self.op.rows)
+        held = (self.grains + piece * self.partials) * self.grain_bytes
         return self._joined(np.ones(1, np.int64), cycles, received, held, 1)
 
     def in_groups(self, between: Codelet, near: float) -> Joined:
         """In groups first, about as many as the square root of all times `near`, joined by the codelet `between`."""
-        wanted = np.clip(np.rint(np.sqrt(self.all) * near).astype(np.int64), 1, self.first)
+        wanted = np.clip(np.rint(np.sqrt(self.partials) * near).astype(np.int64), 1, self.first)
         along = -(-self.first // wanted)
         groups = -(-self.first // along)
-        members = along * (self.all // self.first)
-        left, cycles, received = self._level(between, members, self.grains, True)
-        last, late, again = self._level(self.combine, groups, left if not self.op.rows else self.grains, not self.op.rows)
-        held = np.maximum(self.grains + left * members, left + last * groups) * self.grain_bytes
+        members = along * (self.partials // self.first)
+        rows = bool(self.op.rows)
+        piece, cycles, received = self._level(between, members, self.grains, True)
+        last, late, again = self._level(self.combine, groups, self.grains if rows else piece, not rows)
+        held = np.maximum(self.grains + piece * members, piece + last * groups) * self.grain_bytes
         return self._joined(np.where(members > 1, groups, 1), cycles + late, received + again, held, 2)
 
     def _level(self, codelet: Codelet, over: Counts, grains: Counts, dealing: bool) -> tuple[Counts, Counts, Counts]:
-        """Grains of a tile's piece, cycles and bytes received where `over` partials of `grains` are joined by as many
-        tiles, or each by all of them."""
+        """Grains of a tile's piece, cycles, and bytes received, where as many tiles join `over` partials of `grains`:
+        each its piece of them, or without dealing each all of them."""
         piece = -(-grains // over) if dealing else grains
-        held = dict(self.n)
-        if self.dealt:
-            main = max(self.dealt, key=lambda a: a.size).name
-            held[main] = np.maximum(1, -(-self.n[main] * piece // np.maximum(self.grains, 1)))
-        for i, a in enumerate(self.cut):
-            held[_counted(self.op, a)] = over if i == 0 else np.ones(1, np.int64)
-        rate = self.target.exchange_bytes_per_cycle / self.target.exchange_factor
+        cycles = self._cycles(codelet, over, self.dealt, piece, self.grains)
         # A fragment takes its control, however short it is.
+        rate = self.target.exchange_bytes_per_cycle / self.target.exchange_factor
         each = np.maximum(piece * self.grain_bytes, int(self.target.fragment_cycles * rate))
-        return piece, codelet.cycles(held, self.target), (over - 1) * each
+        return piece, cycles, (over - 1) * each
 
-    def _joined(self, groups: Counts, cycles: Counts, received: Counts, held: Counts, phases: int) -> Joined:
-        count = max(x.size for x in (self.all, groups, cycles, received, held))
-        columns = (groups, cycles, received, held, np.full(1, phases, np.int64))
-        return Joined(*(np.broadcast_to(np.asarray(x, np.int64), count).copy() for x in columns))
+    def _cycles(self, codelet: Codelet, over: Counts, axes: Sequence[Axis], piece: Counts, grains: Counts) -> Counts:
+        """Cycles of joining `over` partials of a piece of a cell of so many grains along `axes`: a cut of the longest
+        one stands for any."""
+        n = dict(self.n)
+        if axes:
+            main = max(axes, key=lambda a: a.size).name
+            n[main] = np.maximum(1, -(-n[main] * piece // np.maximum(grains, 1)))
+        for i, a in enumerate(self.cut):
+            n[_counted(self.op, a)] = over if i == 0 else np.ones(1, np.int64)
+        return codelet.cycles(n, self.target)
+
+    def _joined(self, groups: Counts, cycles: Counts, received: NDArray[Any], held: Counts, phases: int) -> Joined:
+        columns = self.partials, groups, cycles, received.astype(np.float64), held, np.full(1, phases, np.int64)
+        _, *found = (x.copy() for x in np.broadcast_arrays(*columns))
+        return Joined(*found)

@@ -193,7 +193,13 @@ def price(
     target: Target,
     parts: Counts,
     serial: Serial | None,
+    exact: bool = False,
 ) -> Priced:
+    """The prices of the plans `parts` [plans, axes] with `serial` steps, each in the best of the forms `family`.
+
+    `exact`: what is left of partials is priced in whole grains, and joined in groups first where that is faster; else
+    the reduction counts as even, and at once.
+    """
     op = forms[family[0]]
     n = _extents(op, parts, serial)
     count = parts.shape[0]
@@ -224,23 +230,23 @@ def price(
     paired = np.zeros(count)
     result = cell * itemsize(op.result.dtype)
     late = np.zeros(count, np.int64)
-    groups, held = one, np.zeros(count, np.int64)
+    groups, kept = one, np.zeros(count, np.int64)
     if _joins(op, left):
         if serial is not None and serial.adds is not None and rotates:
             split = split | {serial.adds: left}
-        join = joined(op, n, split, axis, target)
+        join = joined(op, n, split, axis, target, exact)
         groups, rounds = join.groups, one if adds else steps
         compute = compute + np.where(left > 1, join.cycles * rounds, 0)
         moved = np.where(left > 1, join.received * rounds, 0.0)
-        late, held = (np.where(left > 1, x, 0) for x in (join.phases * rounds, join.held))
+        late, kept = (np.where(left > 1, x, 0) for x in (join.phases * rounds, join.held))
         if not op.rows:
             # A reduction deals its results out.
             result = -(-result // left)
     if rotates:
         sums = cell * itemsize(op.partial_dtype)
         moved, late = moved + sums * (steps - 1), late + steps - 1
-        held = np.maximum(held, np.where(left > 1, 2 * sums, np.maximum(sums, 2 * sums - result)))
-    temp = temp + held
+        kept = np.maximum(kept, np.where(left > 1, 2 * sums, np.maximum(sums, 2 * sums - result)))
+    temp = temp + kept
     if not adds:
         result = result * steps
     resident, shared = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -292,5 +298,13 @@ def price(
     extra = (gathered / rate * target.exchange_factor).astype(np.int64)
     extra = extra + np.maximum(gathers - fetches, 0) * target.phase_cycles
     return Priced(
-        form, groups, score, resident + result + temp, resident, score + extra, spread + shared + result + temp, spread, shared
+        form,
+        groups,
+        score,
+        resident + result + temp,
+        resident,
+        score + extra,
+        spread + shared + result + temp,
+        spread,
+        shared,
     )

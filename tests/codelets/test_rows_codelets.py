@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipucc.codelets.base import Array, Cells, Codelet
-from ipucc.codelets.rows import Moments, Normalise, NormaliseParts, Peaks, Softmax, SoftmaxParts, parts_axis
+from ipucc.codelets.normalise import Moments, Normalise, NormaliseParts
+from ipucc.codelets.rows import parts_axis
+from ipucc.codelets.softmax import Peaks, Softmax, SoftmaxParts
 from ipucc.target import load_target
 
 AXES = ("r", "c")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from ipucc.codelets.rows import Normalise
+from ipucc.codelets.normalise import Normalise
 from ipucc.compiler import CompileOptions, compile_model
 from ipucc.target import load_target
 

@@ -15,7 +15,8 @@ column cols[i] (along n) and holds values[i] (bk x bn, zero outside the weight),
 no block is given twice. BlockSparseConv has the attributes of FusedConv but `group`, which is 1, and a weight
 of `shape` [output channels, input channels, kernel...]: block i holds the weights of the kernel position
 taps[i] (counted row by row) from the input channels of block row rows[i] to the output channels of block
-column cols[i].
+column cols[i]. `distribution` (`banded BxA` or `grid BxA`, see ipucc.ops.distribution) says how the blocks of
+either are dealt to the tiles; without it placement chooses.
 
 A node's function body (`attach_functions`) says the same in ONNX's own ops: a model with these ops runs in
 onnxruntime, and `oracle_model` inlines the bodies for evaluators that know no functions.
@@ -75,13 +76,14 @@ def register() -> None:
     ints = [attribute(n, kind.INTS, required=True) for n in ("pads", "strides", "dilations")]
     blocks = [attribute(n, kind.INTS, required=True) for n in ("rows", "cols", "block", "shape")]
     group = attribute("group", kind.INT, required=True)
+    dealt = attribute("distribution", kind.STRING, "how the blocks are dealt to the tiles", required=False)
     taps = attribute("taps", kind.INTS, required=True)
     for name, fixed, attributes, infer in (
         ("FusedElementwise", (), [expr], _infer_elementwise),
         ("FusedMatMul", ("A", "B"), [expr], _infer_matmul),
         ("FusedConv", ("X", "W"), [expr, *ints, group], _infer_conv),
-        ("BlockSparseMatMul", ("A", "values"), [expr, *blocks], _infer_block_sparse),
-        ("BlockSparseConv", ("X", "values"), [expr, taps, *blocks, *ints], _infer_block_sparse_conv),
+        ("BlockSparseMatMul", ("A", "values"), [expr, *blocks, dealt], _infer_block_sparse),
+        ("BlockSparseConv", ("X", "values"), [expr, taps, *blocks, dealt, *ints], _infer_block_sparse_conv),
     ):
         if onnx.defs.has(name, DOMAIN):
             continue
@@ -217,16 +219,19 @@ def _check_blocks(context: Context, axes: Mapping[str, tuple[tuple[int, ...], in
     """Raises ValueError unless `axes` (indices, and the size they cut) place the blocks of operand 1, each once."""
     if len(block) != 2 or min(block) < 1:
         raise ValueError(f"block {block} must be two positive numbers")
-    listed = [found for found, _ in axes.values()]
-    if len({len(found) for found in listed}) != 1 or len(set(zip(*listed, strict=True))) != len(listed[0]):
-        raise ValueError(f"{', '.join(axes)} must list every block once")
-    for (name, (found, size)), side in zip(axes.items(), (*block, 1), strict=False):
-        limit = -(-size // side)
-        if found and not (min(found) >= 0 and max(found) < limit):
+    # Single elements are millions: arrays, not tuples.
+    listed = [np.asarray(found, np.int64) for found, _ in axes.values()]
+    limits = [-(-size // side) for (_, size), side in zip(axes.values(), (*block, 1), strict=False)]
+    for name, found, limit in zip(axes, listed, limits, strict=True):
+        if found.size and not (found.min() >= 0 and found.max() < limit):
             raise ValueError(f"{name} must lie in 0..{limit - 1}")
+    count = listed[0].size
+    alike = len({found.size for found in listed}) == 1
+    if not alike or np.unique(np.ravel_multi_index(tuple(listed), tuple(limits))).size != count:
+        raise ValueError(f"{', '.join(axes)} must list every block once")
     values = _shape(context, 1)
-    if values is not None and values != (len(listed[0]), *block):
-        raise ValueError(f"values of shape {values} are not {len(listed[0])} blocks of {block}")
+    if values is not None and values != (count, *block):
+        raise ValueError(f"values of shape {values} are not {count} blocks of {block}")
 
 
 def function_for(node: ir.Node, opset: int) -> ir.Function:

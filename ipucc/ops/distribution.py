@@ -5,8 +5,10 @@ band, column by column, in runs of equal count; or to the cells of a grid of blo
 so that the cells are evenly full. Few bands gather more of the dense operand, many leave more partials.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -17,7 +19,9 @@ from ipucc.dtypes import itemsize
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
-__all__ = ["Pattern", "Runs", "Scheme", "banded_runs", "deal", "grid_runs", "worthwhile"]
+__all__ = [
+    "Figures", "Pattern", "Runs", "Scheme", "banded_runs", "deal", "figures_of", "grid_runs", "runs_of", "worthwhile",
+]  # fmt: skip
 
 Ints = NDArray[np.int64]
 
@@ -43,6 +47,12 @@ class Pattern:
         """The number of blocks."""
         return int(self.rows.size)
 
+    @cached_property
+    def by_column(self) -> Ints:
+        """The blocks column by column, those of a column by row and tap."""
+        keys = (self.rows, self.cols) if self.taps is None else (self.taps, self.rows, self.cols)
+        return np.lexsort(keys)
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -53,8 +63,21 @@ class Scheme:
     bands: int
     across: int
 
+    @property
+    def count(self) -> int:
+        """The number of runs."""
+        return self.bands * self.across
+
     def __str__(self) -> str:
         return f"{self.kind} {self.bands}x{self.across}"
+
+    @staticmethod
+    def parse(text: str) -> "Scheme":
+        """The scheme that `str` wrote. ValueError for anything else."""
+        found = re.fullmatch(r"(banded|grid) ([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+        if found is None:
+            raise ValueError(f"{text!r} is not `banded BxA` or `grid BxA`")
+        return Scheme(found[1], int(found[2]), int(found[3]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +105,7 @@ class Runs:
 def deal(pattern: Pattern, run: Ints, count: int) -> Runs:
     """The runs of a distribution: block i belongs to run `run[i]` of `count`. A run has its blocks column by column."""
     rows, cols = pattern.rows, pattern.cols
-    order = np.lexsort((rows, cols, run) if pattern.taps is None else (pattern.taps, rows, cols, run))
+    order = _sorted_by(run, pattern.by_column)
     run, row, col = run[order], rows[order], cols[order]
     start = np.searchsorted(run, np.arange(count + 1))
     high, wide = pattern.shape
@@ -106,19 +129,24 @@ def banded_runs(pattern: Pattern, bands: int, across: int) -> Ints:
     The distribution of poplibs' static planner (lib/popsparse/StaticMatMulPartitioner.cpp): contiguous bands with
     equal counts of non-zeros, every tile of a band a contiguous run of them.
     """
-    rows, cols = pattern.rows, pattern.cols
+    rows = pattern.rows
     if bands == 1:
         band = np.zeros(rows.size, np.int64)
     else:
         counts = np.bincount(rows, minlength=pattern.shape[0])
         middle = np.cumsum(counts) - (counts + 1) // 2
         band = np.minimum(middle * bands // max(1, rows.size), bands - 1)[rows]
-    order = np.lexsort((rows, cols, band))
+    order = _sorted_by(band, pattern.by_column)
     size = np.bincount(band, minlength=bands)
     nth = np.arange(rows.size) - np.repeat(np.cumsum(size) - size, size)
     run = np.empty(rows.size, np.int64)
     run[order] = band[order] * across + nth * across // np.maximum(size[band[order]], 1)
     return run
+
+
+def _sorted_by(group: Ints, order: Ints) -> Ints:
+    """The items of `order` group by group. Groups are few: numpy sorts 16 bits in linear time."""
+    return order[np.argsort(group[order].astype(np.uint16), kind="stable")]
 
 
 def grid_runs(pattern: Pattern, bands: int, across: int) -> Ints:
@@ -151,7 +179,7 @@ def _largest_first(weights: Ints, groups: int) -> Ints:
 
 
 @dataclass(frozen=True)
-class _Figures:
+class Figures:
     """Of the fullest run: blocks, block rows gathered, block columns made; and the most runs that share a column."""
 
     blocks: int
@@ -160,13 +188,14 @@ class _Figures:
     holders: int
 
 
-def _figures(pattern: Pattern, run: Ints, count: int) -> _Figures:
+def figures_of(pattern: Pattern, run: Ints, count: int) -> Figures:
+    """What the fullest of `count` runs has; block i belongs to run `run[i]`."""
     high, wide = pattern.shape
     touched = np.zeros((count, high), bool)
     touched[run, pattern.rows] = True
     made = np.zeros((count, wide), bool)
     made[run, pattern.cols] = True
-    return _Figures(
+    return Figures(
         int(np.bincount(run, minlength=count).max()), int(touched.sum(axis=1).max()),
         int(made.sum(axis=1).max()), int(made.sum(axis=0).max()),
     )  # fmt: skip
@@ -213,24 +242,24 @@ def worthwhile(
             if grids > _COUNTS or pattern.size > 1 << 16:
                 continue
         run = runs_of(pattern, scheme)
-        figures = _figures(pattern, run, scheme.bands * scheme.across)
-        cycles = _estimate(figures, scheme.bands * scheme.across, pattern.block, m, dtype, partials, target)
+        figures = figures_of(pattern, run, scheme.count)
+        cycles = _estimate(figures, scheme.count, pattern.block, m, dtype, partials, target)
         found.append((cycles, len(found), scheme, run))
     found.sort(key=lambda f: f[:2])
     chosen: list[tuple[Scheme, Runs]] = []
     shapes: set[tuple[str, int, int]] = set()
     for cycles, _, scheme, run in found:
-        shape = scheme.kind, scheme.bands.bit_length(), (scheme.bands * scheme.across).bit_length()
+        shape = scheme.kind, scheme.bands.bit_length(), (scheme.count).bit_length()
         if len(chosen) == offered or cycles > 2 * found[0][0]:
             break
         if shape not in shapes:
             shapes.add(shape)
-            chosen.append((scheme, deal(pattern, run, scheme.bands * scheme.across)))
+            chosen.append((scheme, deal(pattern, run, scheme.count)))
     return chosen
 
 
 def _estimate(
-    f: _Figures, count: int, block: tuple[int, int], m: int, dtype: str, partials: str, target: Target
+    f: Figures, count: int, block: tuple[int, int], m: int, dtype: str, partials: str, target: Target
 ) -> int:
     parts = useful_parts(m, max(1, target.tiles // count))
     cell = -(-m // parts)

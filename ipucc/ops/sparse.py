@@ -18,13 +18,13 @@ from ipucc.codelets.reduce import Reduce
 from ipucc.codelets.sparse import BlockSparse
 from ipucc.dtypes import itemsize
 from ipucc.ops.builder import Builder, lowering, shape_of
-from ipucc.ops.distribution import Pattern, Runs, worthwhile
+from ipucc.ops.distribution import Pattern, Runs, Scheme, deal, runs_of, worthwhile
 from ipucc.ops.graph import Ref
 from ipucc.ops.matmul import aligned
 from ipucc.ops.spec import Along, Axis, Everything, Operand, Span
 from ipucc.tiles.view import Group, View
 
-__all__ = ["gathered_rows", "joined_columns"]
+__all__ = ["distributions", "gathered_rows", "joined_columns"]
 
 Ints = NDArray[np.int64]
 
@@ -50,9 +50,25 @@ def _block_sparse(b: Builder, node: ir.Node) -> None:
         made = _multiply(b, a, values, runs, pattern, (k, n), along, partials, name)
         return _join(b, made, runs, (m, n), bn, extras, "" if expr == "x" else expr, shape, a.dtype)
 
-    offered = worthwhile(pattern, m, a.dtype, partials, b.options.target)
+    offered = distributions(b, node, pattern, m, a.dtype, partials)
     made = b.offered([(str(scheme), partial(chain, str(scheme), runs)) for scheme, runs in offered])
     b.define(node, b.reshape(made, shape))
+
+
+def distributions(
+    b: Builder, node: ir.Node, pattern: Pattern, rows: int, dtype: str, partials: str
+) -> list[tuple[Scheme, Runs]]:  # fmt: skip
+    """What is offered to placement, or what the node asks for. IPU0120 for a distribution that cannot be."""
+    text = node.attributes.get_string("distribution", "")
+    if not text:
+        return worthwhile(pattern, rows, dtype, partials, b.options.target)
+    try:
+        scheme = Scheme.parse(text)
+    except ValueError as failure:
+        raise b.fail("IPU0120", f"attribute 'distribution': {failure}") from failure
+    if scheme.count > b.options.target.tiles:
+        raise b.fail("IPU0120", f"attribute 'distribution': {text!r} has more runs than there are tiles")
+    return [(scheme, deal(pattern, runs_of(pattern, scheme), scheme.count))]
 
 
 def _narrow(side: int, dtype: str) -> bool:

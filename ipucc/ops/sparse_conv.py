@@ -12,10 +12,10 @@ from ipucc.codelets.reduce import Reduce
 from ipucc.codelets.sparse_conv import BlockSparseConv
 from ipucc.dtypes import is_float, itemsize
 from ipucc.ops.builder import Builder, lowering, shape_of
-from ipucc.ops.distribution import Pattern, Runs, worthwhile
+from ipucc.ops.distribution import Pattern, Runs
 from ipucc.ops.elementwise import broadcast_dims
 from ipucc.ops.graph import Ref
-from ipucc.ops.sparse import gathered_rows, joined_columns
+from ipucc.ops.sparse import distributions, gathered_rows, joined_columns
 from ipucc.ops.spec import Along, Axis, Everything, Operand, Span
 from ipucc.ops.window import Window, window_of
 from ipucc.tiles.view import Group, View
@@ -61,7 +61,7 @@ def _block_sparse_conv(b: Builder, node: ir.Node) -> None:
         return _join(b, _convolve(b, layer, runs, partials, name), runs, layer, extras, "" if expr == "x" else expr)
 
     positions = shape[0] * prod(shape[2:])
-    offered = worthwhile(pattern, positions, x.dtype, partials, b.options.target)
+    offered = distributions(b, node, pattern, positions, x.dtype, partials)
     b.define(node, b.offered([(str(scheme), partial(chain, str(scheme), runs)) for scheme, runs in offered]))
 
 

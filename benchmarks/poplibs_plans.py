@@ -1,0 +1,134 @@
+"""The plans of the vendor's library (poplibs), restated: dense products, and static block-sparse ones.
+
+Not a part of the compiler: what ipucc's own plans are held against, and what a measurement of the vendor's library is
+to be compared with. Restated from facts of the sources (lib/poplin/ConvPlan.cpp,
+lib/popsparse/StaticMatMulPartitioner.cpp).
+
+Dense, [n, k] x [k, m] with m x k the stationary weights: parts of n, k and m in space, found by its own estimate
+(exchange, codelet and reduction, no cost of a phase); priced with ipucc's formulas and its cost of a phase. Activations
+arrive at the rate of tile pairs where m is cut into an even number of parts, weights at that of one tile.
+
+Sparse: the dense side in at most 32 parts, the block rows in at most 128 bands of equal counts of blocks, each dealt to
+its share of the tiles in runs of equal count; partials in fp32, and the result moved to where the caller wants it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipucc.codelets.matmul import product_cycles
+from ipucc.codelets.reduce import Reduce
+from ipucc.codelets.sparse import block_sparse_cycles
+from ipucc.ops.distribution import Pattern, Scheme, figures_of, runs_of
+from ipucc.target import Target
+from ipucc.tiles.cuts import useful_parts
+
+__all__ = ["DensePlan", "SparsePlan", "dense_plan", "moved_result", "sparse_plan"]
+
+Ints = NDArray[np.int64]
+
+DTYPES = {"fp16": ("float16", 2), "fp32": ("float32", 4)}
+_TWO_STAGES = 16
+"""From so many partials on, the library adds them in two stages (lib/poplin, reduction)."""
+_UNIT = 16
+"""Channels that the matrix unit takes at once."""
+_SHARE = 0.6
+"""availableMemoryProportion: what a product may take of a tile."""
+
+
+@dataclass(frozen=True)
+class DensePlan:
+    """Parts of n, k and m, and the cycles under ipucc's machine."""
+
+    parts: tuple[int, int, int]
+    cycles: int
+    compute: int
+    exchange: int
+    reduce: int
+    sync: int
+
+
+def dense_plan(m: int, k: int, n: int, dtype: str, target: Target) -> DensePlan:
+    """The library's plan of [n, k] x [k, m] with fp16 or fp32 partials, as the operands."""
+    name, size = DTYPES[dtype]
+    inner, outer = -(-k // _UNIT), -(-m // _UNIT)
+    grid = np.stack(
+        np.meshgrid(*(useful_parts(x, target.tiles) for x in (n, inner, outer)), indexing="ij"), axis=-1
+    ).reshape(-1, 3)  # fmt: skip
+    grid = grid[grid.prod(axis=1) <= target.tiles]
+    pn, pk, pm = grid.T
+    rows, deep, wide = -(-n // pn), -(-inner // pk) * _UNIT, -(-outer // pm) * _UNIT
+    left, right, sums = rows * deep * size, deep * wide * size, rows * wide * size
+    one = target.exchange_bytes_per_cycle
+    pair = target.pair_bytes_per_cycle
+    # What is on the tile already need not move: every tile holds its share of both operands.
+    fetched = (left * (1 - 1 / pm)) / np.where(pm % 2 == 0, pair, one) + right * (1 - 1 / pn) / one
+    work = product_cycles("amp", np.ones_like(rows), rows, deep, wide, name, name, target)
+    stages = np.where(pk >= _TWO_STAGES, 2, np.where(pk > 1, 1, 0))
+    first = np.where(stages == 2, np.ceil(np.sqrt(pk)), pk).astype(np.int64)
+    second = np.where(stages == 2, -(-pk // np.maximum(first, 1)), 1)
+    share = -(-rows * wide // first)
+    last = -(-share // second)
+    joined = np.where(stages > 0, sums * (1 - 1 / first), 0) + np.where(stages == 2, share * size * (1 - 1 / second), 0)
+    added = np.where(stages > 0, _added(first, share, name, target), 0)
+    added = added + np.where(stages == 2, _added(second, last, name, target), 0)
+    memory = left + right + sums * (1 + np.where(stages > 0, 1, 0))
+    exchange = (fetched + joined / one) * target.exchange_factor
+    estimate = np.where(memory <= _SHARE * target.tile_bytes, work + exchange + added, np.inf)
+    if not np.isfinite(estimate).any():
+        estimate = work + exchange + added
+    i = int(estimate.argmin())
+    sync = int((1 + stages[i]) * target.phase_cycles)
+    total = int(work[i] + exchange[i] + added[i]) + sync
+    parts = int(pn[i]), int(pk[i]), int(pm[i])
+    return DensePlan(parts, total, int(work[i]), int(exchange[i]), int(added[i]), sync)
+
+
+def _added(depth: Ints, outputs: Ints, dtype: str, target: Target) -> Ints:
+    codelet = Reduce("sum", ("k",), ("o",), dtype)
+    return codelet.cycles({"k": depth, "o": outputs}, target)
+
+
+@dataclass(frozen=True)
+class SparsePlan:
+    """How blocks are dealt, and the parts of the dense side."""
+
+    scheme: Scheme
+    parts: int
+
+
+def sparse_plan(pattern: Pattern, n: int, dtype: str, target: Target) -> SparsePlan:
+    """The library's plan of a static block-sparse product with n columns of the dense side: the least of its estimate
+    over parts and bands. Gathered rows count at the rate of tile pairs, as there."""
+    name, size = DTYPES[dtype]
+    best: tuple[float, SparsePlan] | None = None
+    one, pair = target.exchange_bytes_per_cycle, target.pair_bytes_per_cycle
+    for parts in (p for p in (1, 2, 3, 4, 6, 8, 11, 16, 23, 32) if p <= n):
+        cell = -(-n // parts)
+        for bands in (1, 2, 4, 8, 16, 32, 64, 128):
+            across = min(target.tiles // parts // bands, -(-pattern.size // bands))
+            if bands > pattern.shape[0] or across < 1:
+                continue
+            scheme = Scheme("banded", bands, across)
+            f = figures_of(pattern, runs_of(pattern, scheme), scheme.count)
+            area, depth = pattern.block[0] * pattern.block[1], min(f.holders, 1 + bands)
+            made = f.outputs * pattern.block[1] * cell
+            cost = float(
+                block_sparse_cycles(
+                    np.array([cell]), np.array([f.blocks]), np.array([f.outputs]), pattern.block, name, target
+                )[0]
+            )
+            cost += f.rows * pattern.block[0] * cell * size / pair
+            cost += f.blocks * area * size / one if parts > 1 else 0
+            cost += made * 4 * depth / one + made * depth / 2
+            if best is None or cost < best[0]:
+                best = cost, SparsePlan(scheme, parts)
+    assert best is not None
+    return best[1]
+
+
+def moved_result(m: int, n: int, dtype: str, target: Target) -> tuple[int, int]:
+    """Exchange and phase of moving a result [n, m] to where the caller wants it, spread over all tiles."""
+    size = DTYPES[dtype][1] * -(-m * n // target.tiles)
+    return int(size / target.exchange_bytes_per_cycle * target.exchange_factor), target.phase_cycles

@@ -61,6 +61,9 @@ class Reduce(Codelet):
         """poplibs, conv ReduceAdd (PerformanceEstimation.hpp, line 1560), single-input form: workers x (20 + (2 D + o)
         per accumulator of 4 (fp32) or 8 (fp16) outputs) + 33, D = depth of the reduction, o = 8 (fp32) or 9 (fp16).
 
+        With no axes left, what is reduced lies in a row: it is loaded by the vector, and 12 cycles join the lanes of an
+        accumulator (popops, reduction/CycleEstimationFunctions.cpp, contiguous regions: 12 + D / vector an output).
+
         The epilogue works on the accumulators before they are stored: per vector its arithmetic and a load of each of
         its operands, as in a fused elementwise loop. Inferred: poplibs has a vertex of its own for each.
         """
@@ -77,7 +80,8 @@ class Reduce(Codelet):
         rounds = -(-blocks // target.workers)
         stored = 9 if itemsize(self.dtype) <= 2 else 8
         late = loads * (len(self.extras) + expression_cycles(self.expr, self.dtype)) if self.expr else 0
-        each = loads * -(-depth // shared) + stored + np.where(shared > 1, 2 * shared, 0) + late
+        steps, lanes = (depth, 0) if self.axes else (-(-depth // width), 12)
+        each = loads * -(-steps // shared) + lanes + stored + np.where(shared > 1, 2 * shared, 0) + late
         return np.asarray(33 + target.workers * (20 + each * rounds), np.int64)
 
     def joining(self, dtype: str) -> "Reduce":

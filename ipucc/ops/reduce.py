@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ipucc.codelets.reduce import Reduce, identity
-from ipucc.dtypes import is_float
+from ipucc.dtypes import is_float, itemsize
 from ipucc.ops.builder import Builder, lowering, shape_of
 from ipucc.ops.elementwise import broadcast_dims, elementwise
 from ipucc.ops.graph import Ref
@@ -65,6 +65,10 @@ def reduce(
         operands.append(b.operand(full, broadcast_dims(full.shape, names, rest), epilogue=True))
     types = tuple(e.dtype for e in extras)
     sums = op in ("sum", "sumsq", "abssum", "prod")
+    partials = statistics_type(ref.dtype) if sums else ref.dtype
+    if not names and itemsize(partials) < 4:
+        # A single element is exchanged as a word.
+        partials = "float32" if is_float(partials) else "int32"
     join = Reduce(_JOIN.get(op, op), ("r",), names, ref.dtype, scale, expr, types)
     return b.compute(
         kind,
@@ -75,7 +79,7 @@ def reduce(
         Reduce(op, ("r",), names, ref.dtype, scale, expr, types),
         x.grain_dim - 1 if x.grain_dim > 0 else max(0, len(names) - 1),
         partial=Reduce(op, ("r",), names, ref.dtype),
-        partial_dtype=statistics_type(ref.dtype) if sums else ref.dtype,
+        partial_dtype=partials,
         combine=join,
     )
 

@@ -287,11 +287,12 @@ class Overlaps:
                 begin, end = _inside(src.cuts[plain[0]], size, True, grain if grained else 1)
                 lo, hi = _inside(dst.cuts[plain[1]], size, False, grain if grained else 1)
                 needed, given = hi - lo, _covered(lo, hi, end) - _covered(lo, hi, begin)
+                met, meets = _met(begin, end, lo, hi), _met(lo, hi, begin, end)
+                # Partials of a single element are cut within grains.
+                into, out = np.maximum(-(-needed // grain), met), np.maximum(-(-given // grain), meets)
                 self._pairs[key] = self._pool.add(
-                    np.array([0, needed.size, given.size, 0, 0]),
-                    needed, given, needed, given, _met(begin, end, lo, hi), _met(lo, hi, begin, end),
-                    -(-needed // grain), -(-given // grain),
-                )  # fmt: skip
+                    np.array([0, needed.size, given.size, 0, 0]), needed, given, needed, given, met, meets, into, out
+                )
         return self._pairs[key]
 
     def _table(self, src: Layout, dst: Layout, group: Group, grain: int) -> int:

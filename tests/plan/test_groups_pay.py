@@ -26,7 +26,7 @@ def compiled(model: onnx.ModelProto) -> tuple[Compiled, int]:
 
 
 @pytest.mark.parametrize(
-    ("text", "gain"), [(SUM, 2.0), (FEW, 1.2), (ROW, 1.5), (PRODUCT, 1.2)], ids=["sum", "few", "row", "product"]
+    ("text", "gain"), [(SUM, 1.25), (FEW, 1.2), (ROW, 1.5), (PRODUCT, 1.2)], ids=["sum", "few", "row", "product"]
 )
 def test_few_results_of_many_tiles(text: str, gain: float, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(text, {"w": np.zeros((100_000, 8), np.float32)} if text == PRODUCT else {})
@@ -37,6 +37,8 @@ def test_few_results_of_many_tiles(text: str, gain: float, model_of: ModelOf, mo
         monkeypatch.setattr(codelet, "joining", lambda *_: None)
     plain, groups = compiled(model)
     assert groups == 1
+    # Thousands of fragments arrive on a tile: their control is in the estimate.
+    assert plain.cycles["estimated"] == pytest.approx(plain.cycles["total"], rel=0.05)
     assert gain * found.cycles["total"] < plain.cycles["total"]
 
 

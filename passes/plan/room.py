@@ -8,7 +8,6 @@ import numpy as np
 
 from ipucc.diagnostics import CompileError, error
 from ipucc.dtypes import itemsize
-from ipucc.passes.plan.cpsat import leanest
 from ipucc.passes.plan.numbers import Choice, Numbers
 from ipucc.passes.plan.problem import Problem, Row
 
@@ -43,6 +42,8 @@ def require_room(problem: Problem, cap: int, more: More | None) -> None:
 def lean_choice(problem: Problem) -> Lean:
     """The leanest choice; its bound is exact unless the search for it ran out of time."""
     numbers = Numbers.of(problem)
+    from ipucc.passes.plan.cpsat import leanest  # ortools: imported only where it runs
+
     found = leanest(numbers, _LIMIT)
     if found.choice is not None:
         return Lean(found.bound, found.choice)

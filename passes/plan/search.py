@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 
-from ipucc.passes.plan.cpsat import leanest, solve
 from ipucc.passes.plan.dominance import Reduced, eliminate_dominated, settled
 from ipucc.passes.plan.effort import Budget, Stop, never
 from ipucc.passes.plan.eliminate import LIMIT, Elimination
@@ -79,6 +78,8 @@ class _Search:
             self._tell("greedy")
             self._offer(greedy(self.now, self.cap, self.stop))
             if self.best is None and not self.stop():
+                from ipucc.passes.plan.cpsat import leanest  # ortools: imported only where it runs
+
                 self._tell("memory")
                 lean = leanest(self.now, self.budget.first_time + self.budget.shared_time, self.stop)
                 if lean.bound > self.cap:
@@ -141,6 +142,8 @@ class _Search:
 
     def _solved(self) -> Found:
         """CP-SAT on what is left."""
+        from ipucc.passes.plan.cpsat import solve  # ortools: imported only where it runs
+
         if self.bound >= FORBIDDEN:
             return Found("infeasible", None, None, 0)
         for workers, limit in ((1, self.budget.first_time), (8, self.budget.shared_time)):

@@ -7,7 +7,6 @@ elimination where memory does not bind there, else by CP-SAT from the choice at 
 from collections.abc import Callable
 from typing import Final
 
-from ipucc.passes.plan.cpsat import solve
 from ipucc.passes.plan.dominance import eliminate_dominated, settled
 from ipucc.passes.plan.effort import Stop, never
 from ipucc.passes.plan.eliminate import LIMIT, Elimination
@@ -56,6 +55,8 @@ def _window(numbers: Numbers, cap: int, choice: Choice, free: range, limit: floa
         if elimination.work <= LIMIT:
             _, found = elimination.solve(small.cycles)
     if found is None:
+        from ipucc.passes.plan.cpsat import solve  # ortools: imported only where it runs
+
         found = solve(small, cap, reduced.reduced(choice[free.start : free.stop]), limit, stop=stop).choice
     if found is None:
         return choice

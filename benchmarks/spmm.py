@@ -30,7 +30,7 @@ import click
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from poplibs_plans import dense_plan, moved_result, sparse_plan
+from poplibs_plans import dense_plan, moved_result, shared_gather, sparse_plan
 from rows import count
 
 from ipucc.cli.output import table
@@ -163,10 +163,11 @@ def vendor_sparse(case: Case, target: str) -> tuple[dict[str, int], str]:
     made = candidate_of(graph, at, 0, cut, machine)
     chosen = tuple(made if i == at else c for i, c in enumerate(placed.chosen))
     figures = split(lower(graph, in_local_orders(replace(placed, chosen=chosen)), machine))
-    exchange, sync = moved_result(case.m, case.n, case.dtype, machine)
-    figures["exchange"] += exchange
-    figures["sync"] += sync
-    figures["cycles"] += exchange + sync
+    ordered, exchange, sync = moved_result(case.m, case.n, case.dtype, machine)
+    exchange -= shared_gather(pattern, plan, case.n, case.dtype, machine)
+    for name, more in (("reduce", ordered), ("exchange", exchange), ("sync", sync)):
+        figures[name] += more
+        figures["cycles"] += more
     return figures, f"{plan.scheme}, dense side in {plan.parts}"
 
 

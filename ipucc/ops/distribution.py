@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ipucc.codelets.sparse import block_sparse_cycles
 from ipucc.dtypes import itemsize
+from ipucc.sparsity.balanced import cells_of
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
@@ -57,7 +58,7 @@ class Pattern:
 @dataclass(frozen=True)
 class Scheme:
     """A way to deal blocks: `banded` in runs of equal count, `bands` times `across` of them, or to the cells of a
-    `grid` of bands of rows times groups of columns."""
+    `grid` of bands of rows times groups of columns, permuted, or as they lie, in equal widths, if it is `plain`."""
 
     kind: str
     bands: int
@@ -74,9 +75,9 @@ class Scheme:
     @staticmethod
     def parse(text: str) -> "Scheme":
         """The scheme that `str` wrote. ValueError for anything else."""
-        found = re.fullmatch(r"(banded|grid) ([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+        found = re.fullmatch(r"(banded|grid|plain) ([1-9]\d{0,4})x([1-9]\d{0,4})", text)
         if found is None:
-            raise ValueError(f"{text!r} is not `banded BxA` or `grid BxA`")
+            raise ValueError(f"{text!r} is not `banded BxA`, `grid BxA` or `plain BxA`")
         return Scheme(found[1], int(found[2]), int(found[3]))
 
 
@@ -216,11 +217,14 @@ def _schemes(pattern: Pattern, target: Target) -> Iterator[Scheme]:
         for bands in _BANDS:
             across = min(count // bands, pattern.shape[1])
             if across > 1 and 1 < bands <= pattern.shape[0] and bands * across > count // 2:
+                yield Scheme("plain", bands, across)
                 yield Scheme("grid", bands, across)
 
 
 def runs_of(pattern: Pattern, scheme: Scheme) -> Ints:
     """The run of every block under a scheme."""
+    if scheme.kind == "plain":
+        return cells_of(pattern.shape, (scheme.bands, scheme.across))[pattern.rows, pattern.cols]
     made = banded_runs if scheme.kind == "banded" else grid_runs
     return made(pattern, scheme.bands, scheme.across)
 
@@ -258,9 +262,7 @@ def worthwhile(
     return chosen
 
 
-def _estimate(
-    f: Figures, count: int, block: tuple[int, int], m: int, dtype: str, partials: str, target: Target
-) -> int:
+def _estimate(f: Figures, count: int, block: tuple[int, int], m: int, dtype: str, partials: str, target: Target) -> int:
     parts = useful_parts(m, max(1, target.tiles // count))
     cell = -(-m // parts)
     size, wide = itemsize(dtype), itemsize(partials)

@@ -43,9 +43,9 @@ def balance_of(mask: Mask, grid: tuple[int, int]) -> Balance:
     """The balance of a mask [taps, rows, columns], or [rows, columns], on a grid."""
     kept = mask.reshape(-1, *mask.shape[-2:]).sum(axis=0)
     cells = cells_of((kept.shape[0], kept.shape[1]), grid)
-    load = np.bincount(cells.reshape(-1), kept.reshape(-1), minlength=grid[0] * grid[1]).reshape(grid)
+    load = np.bincount(cells.reshape(-1), kept.reshape(-1), minlength=grid[0] * grid[1]).reshape(grid).astype(np.int64)
 
-    def fullest(held: NDArray[np.float64]) -> float:
+    def fullest(held: NDArray[np.int64]) -> float:
         return float(held.max() / held.mean()) if held.any() else 1.0
 
     return Balance(fullest(load), fullest(load.sum(axis=1)), fullest(load.sum(axis=0)))

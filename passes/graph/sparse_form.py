@@ -20,12 +20,14 @@ __all__ = ["Kept", "predicted", "replace"]
 class Kept:
     """The blocks kept of one weight: a mask over its grid, and the weight [taps, k, n], outside of which all is zero.
 
-    `values` is the constant of the blocks, made when a node first uses it.
+    `distribution` says how the blocks are dealt to tiles, empty where placement chooses; `values` is the constant of
+    the blocks, made when a node first uses it.
     """
 
     block: Block
     mask: Mask
     weight: Array
+    distribution: str = ""
     values: ir.Value | None = field(default=None)
 
     @property
@@ -47,6 +49,8 @@ def replace(product: Product, kept: Kept, editor: Editor) -> ir.Node:
         blocks = cut(kept.weight, kept.block)[np.nonzero(kept.mask)]
         kept.values = editor.constant(np.ascontiguousarray(blocks), name=f"{product.constant.name}_blocks")
     op, attrs = _form(product, kept.mask, kept.block)
+    if kept.distribution:
+        attrs["distribution"] = kept.distribution
     sparse = editor.node(op, [node.inputs[0], kept.values, *_extras(node)], attrs, before=node, domain=DOMAIN)
     copy_type(result, sparse.outputs[0])
     merge_origin(sparse, [node])

@@ -16,6 +16,7 @@ from ipucc.passes.graph.mask_file import read_masks
 from ipucc.passes.graph.products import KINDS, Product, find_products, matches
 from ipucc.passes.graph.sparse_form import Kept, predicted, replace
 from ipucc.sparsity import PATTERNS, SCORES, block_scores, blocks_with_any, check_block, choose, erk, obs_update
+from ipucc.sparsity.balanced import balanced
 from ipucc.sparsity.blocks import Array, Block, Mask
 from ipucc.sparsity.scores import CALIBRATED, Gram, element_mask
 
@@ -49,6 +50,10 @@ class Sparsify(Pass):
     mask: str = option("", "an .npz of masks by name of weight or node, instead of a density")
     calibration: str = option("", "an .npz of inputs of the model, for the scores wanda and sparsegpt")
     ops: tuple[str, ...] = option(("matmul",), "which products: matmul, conv")
+    balance: tuple[int, ...] = option(
+        (), "a grid [bands, across] of tiles whose cells keep equally many blocks, and which the blocks are dealt to"
+    )
+    slack: float = option(0.0, "by which share a cell of that grid may hold more than the mean")
     when: str = option("always", "which layers: all, or those where it pays", choices=("always", "pays"))
     exclude: tuple[str, ...] = option((), "names, or patterns of names, of nodes or weights that stay dense")
 
@@ -107,6 +112,12 @@ class Sparsify(Pass):
             raise error("IPU0304", f"distribution={self.distribution} shares out one density, not a list of them")
         if self.mask and self.pattern != "top":
             raise error("IPU0304", f"a mask says which blocks are kept, and so does pattern={self.pattern}")
+        if self.balance and (len(self.balance) != 2 or min(self.balance) < 1):
+            raise error("IPU0304", f"balance is two whole numbers from 1, not {list(self.balance)}")
+        if self.balance and (self.mask or self.pattern != "top"):
+            raise error("IPU0304", "balance chooses blocks by their scores, which a mask or another pattern does not")
+        if self.slack < 0 or (self.slack and not self.balance):
+            raise error("IPU0304", "slack is a share from 0, and of use with balance only")
         if self.score in CALIBRATED and not self.calibration:
             raise error(
                 "IPU0304", f"the score {self.score} needs inputs of the model",
@@ -166,7 +177,8 @@ class Sparsify(Pass):
             if not mask.any():
                 ctx.missed(product.node, "kept dense: all of its weights are zero")
                 continue
-            kept[value] = Kept(block, mask, self._values(weight, block, mask, elements, inputs.get(value)))
+            dealt = "plain {}x{}".format(*self._grid(mask.shape)) if self.balance else ""
+            kept[value] = Kept(block, mask, self._values(weight, block, mask, elements, inputs.get(value)), dealt)
         return kept
 
     def _shares(self, layers: Sequence[Product], ctx: PassContext) -> dict[ir.Value, float]:
@@ -204,7 +216,13 @@ class Sparsify(Pass):
             one = PATTERNS[self.pattern](-(-k // block[0]), -(-n // block[1]), density)
             return np.repeat(one[None], taps, axis=0)
         scores = block_scores(weight, block, self.score, inputs)
+        if self.balance:
+            return balanced(scores, density, self._grid(scores.shape), self.slack)
         return choose(scores, density, "output" if self.score == "wanda" else "layer")
+
+    def _grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """The grid that is asked for, with no more parts than a weight has blocks."""
+        return min(self.balance[0], shape[1]), min(self.balance[1], shape[2])
 
     def _values(self, weight: Array, block: Block, mask: Mask, elements: Mask | None, inputs: Gram | None) -> Array:
         """The weight as it is kept: elements that a mask drops are zero, with sparsegpt others make up for them."""

@@ -61,7 +61,7 @@ def test_sides_alone_bind_where_cells_have_slack():
 
 def test_a_free_mask_overloads_the_fullest_cell():
     rng = np.random.default_rng(0)
-    scores = (np.abs(rng.standard_normal((1, 64, 64))) * rng.lognormal(0, 0.5, 64)[:, None])
+    scores = np.abs(rng.standard_normal((1, 64, 64))) * rng.lognormal(0, 0.5, 64)[:, None]
     free, even = choose(scores, 0.1), balanced(scores, 0.1, (8, 8))
     assert balance_of(free, (8, 8)).cell > 1.8
     assert balance_of(even, (8, 8)).cell < 1.1

@@ -135,7 +135,7 @@ def sparse_plan(pattern: Pattern, n: int, dtype: str, target: Target) -> SparseP
 def shared_gather(pattern: Pattern, plan: SparsePlan, n: int, dtype: str, target: Target) -> int:
     """Cycles less that gathering the dense side takes where tile pairs share it, as the library counts on, than at the
     rate of one tile."""
-    name, size = DTYPES[dtype]
+    size = DTYPES[dtype][1]
     f = figures_of(pattern, runs_of(pattern, plan.scheme), plan.scheme.count)
     moved = f.rows * pattern.block[0] * -(-n // plan.parts) * size
     rates = 1 / target.exchange_bytes_per_cycle - 1 / target.pair_bytes_per_cycle

@@ -62,8 +62,8 @@ def rounds_of(op: TileOp) -> Rounds | None:
 
 @dataclass(frozen=True, eq=False)
 class Priced:
-    """The best form of every row and the groups in which it joins partials first, with its cycles, bytes and resident bytes; these with gathered weights; and the
-    bytes that gathering moves."""
+    """The best form of every row and the groups in which it joins partials first, with its cycles, bytes and resident
+    bytes; these with gathered weights; and the bytes that gathering moves."""
 
     form: Counts
     groups: Counts

@@ -17,7 +17,7 @@ from ipucc.ops.builder import BuildOptions
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.support import supported
 from ipucc.pass_manager import (
-    DEFAULT_PIPELINE,
+    DEFAULT_PASSES,
     DumpFolder,
     OptionValue,
     PassContext,
@@ -28,14 +28,14 @@ from ipucc.pass_manager import (
     run_pipeline,
 )
 from ipucc.passes.plan.known import Known
-from ipucc.passes.plan.pays import predict_node
+from ipucc.passes.plan.pays import Predictor
 from ipucc.passes.plan.schedule import schedule
 from ipucc.target import Target, load_target
 
 if TYPE_CHECKING:
     from ipucc.compiler import CompileOptions
 
-__all__ = ["Optimised", "Stream", "graph_pipeline", "lower_ops", "optimise_model", "schedule_model"]
+__all__ = ["Optimised", "Stream", "graph_pipeline", "lower_ops", "optimise_model", "predictor", "schedule_model"]
 
 Stream = Callable[[str], None]
 
@@ -58,17 +58,19 @@ def graph_pipeline(options: "CompileOptions") -> str:
                 "and --passes replaces all passes",
                 help=["write sparsify{block=...,density=...} into --passes"],
             )
-        text = options.passes
-    else:
-        text = DEFAULT_PIPELINE
-    if options.precision == "fp16" and "precision" not in text:
-        text += ("," if text else "") + "precision{to=fp16}"
+        steps = [options.passes] if options.passes else []
+        if options.precision == "fp16" and "precision" not in options.passes:
+            steps.append("precision{to=fp16}")
+        return ",".join(steps)
+    if options.mask is not None and (options.density is not None or options.pattern is not None):
+        raise error("IPU0308", "--mask says which blocks are kept, and so do --density and --pattern")
+    *steps, last = DEFAULT_PASSES
+    if options.precision == "fp16":
+        steps.append("precision{to=fp16}")
+    # Behind the precision, so that predictions of what sparsity buys are made for the types that run.
     if chosen:
-        if options.mask is not None and (options.density is not None or options.pattern is not None):
-            raise error("IPU0308", "--mask says which blocks are kept, and so do --density and --pattern")
-        # Behind the precision, so that a prediction of what sparsity buys is made for the types that run.
-        text += f",{format_step('sparsify', {**chosen, 'when': 'always'})}"
-    return text
+        steps.append(format_step("sparsify", {**chosen, "when": "always"}))
+    return ",".join([*steps, last])
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +115,17 @@ def optimise_model(
         elif on_start is not None:
             on_start(event.name)
 
-    def predict(node: ir.Node) -> int:
-        nonlocal known
-        known = Known(load_target(options.target)) if known is None else known
-        return predict_node(node, known, _build_options(known.target, options))
-
     done = run_pipeline(
-        model, pipeline, context=PassContext(predict=predict), print_after=print_after, stream=stream, dump=dump,
-        on_event=heard,
+        model, pipeline, context=PassContext(predict=predictor(options, known)), print_after=print_after,
+        stream=stream, dump=dump, on_event=heard,
     )  # fmt: skip
     return Optimised(model, str(pipeline), clock.seconds, done.remarks)
+
+
+def predictor(options: "CompileOptions", known: Known | None = None) -> Predictor:
+    """What passes ask for predictions: for the options' machine, with what is `known` of plans for it."""
+    known = Known(load_target(options.target)) if known is None else known
+    return Predictor(known, _build_options(known.target, options))
 
 
 def _import(source: str | Path | onnx.ModelProto | ir.Model, options: "CompileOptions") -> ir.Model:

@@ -4,6 +4,7 @@ from ipucc.pass_manager.base import OptionValue, Pass, PassContext, option
 from ipucc.pass_manager.dump import DumpFolder
 from ipucc.pass_manager.options import OptionInfo, describe_options, make_pass
 from ipucc.pass_manager.pipeline import (
+    DEFAULT_PASSES,
     DEFAULT_PIPELINE,
     Pipeline,
     Repeat,
@@ -15,6 +16,7 @@ from ipucc.pass_manager.registry import Registry, default_registry, summary
 from ipucc.pass_manager.run import PassEvent, PassTiming, PipelineResult, count_nodes, run_pipeline
 
 __all__ = [
+    "DEFAULT_PASSES",
     "DEFAULT_PIPELINE",
     "DumpFolder",
     "OptionInfo",

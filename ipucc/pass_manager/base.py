@@ -1,9 +1,9 @@
 """What a pass is, and what it may say while it runs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, TypeVar
 
 from ipucc.diagnostics import Diagnostic, JsonValue
 
@@ -11,9 +11,17 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 OptionValue: TypeAlias = "bool | int | float | str | tuple[OptionValue, ...]"
-Predict: TypeAlias = "Callable[[ir.Node], int]"
-"""The planner's estimate of the cycles of a node, were it alone on the chip. The node need not be in the graph, and its
-constants need no values. Raises CompileError for a node that cannot be lowered."""
+
+
+class Predict(Protocol):
+    """The planner's view of a node that is alone on the chip. The node need not be in the graph, and its constants need
+    no values. Both raise CompileError for a node that cannot be lowered."""
+
+    def __call__(self, node: "ir.Node") -> int:
+        """Estimated cycles."""
+
+    def floor(self, node: "ir.Node") -> int:
+        """Cycles that no plan can be below, quickly: of block-sparse products those of the blocks, else 0."""
 
 
 T = TypeVar("T", bound=OptionValue)

@@ -19,9 +19,11 @@ from ipucc.pass_manager.base import OptionValue, Pass
 from ipucc.pass_manager.options import make_pass
 from ipucc.pass_manager.registry import Registry, default_registry
 
-DEFAULT_PIPELINE: Final = "clean-up,fuse"
-"""What a compilation runs when `--passes` is not given; precision and sparsify are inserted by its
+DEFAULT_PASSES: Final = ("clean-up", "fuse", "use-zeros")
+"""What a compilation runs when `--passes` is not given; precision and sparsify are inserted before the last by its
 options."""
+
+DEFAULT_PIPELINE: Final = ",".join(DEFAULT_PASSES)
 
 MAX_NESTING: Final = 20
 MAX_REPEAT: Final = 1000

@@ -32,6 +32,7 @@ BUILT_IN: Final[dict[str, tuple[str, str]]] = {
     "fuse-norm": ("ipucc.passes.graph.fuse_norm", "FuseNorm"),
     "precision": ("ipucc.passes.graph.precision", "Precision"),
     "sparsify": ("ipucc.passes.graph.sparsify", "Sparsify"),
+    "use-zeros": ("ipucc.passes.graph.use_zeros", "UseZeros"),
 }
 """Name -> module and class."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ipucc.sparsity.blocks import Array, Block, cut
 
-__all__ = ["SCANNED", "Scan", "scan"]
+__all__ = ["SCANNED", "Scan", "scan", "zero_blocks_bound"]
 
 SCANNED: Final[tuple[Block, ...]] = (
     (1, 1), (4, 4), (4, 8), (8, 4), (4, 16), (16, 4), (8, 8), (8, 16), (16, 8), (16, 16),
@@ -47,3 +47,10 @@ def scan(weight: Array) -> Scan:
         blocks = cut(fours, (bk // 4, bn // 4)).any(axis=(-2, -1))
         densities[bk, bn] = float(blocks.mean()) if blocks.size else 0.0
     return Scan(some.size, densities)
+
+
+def zero_blocks_bound(weight: Array) -> float:
+    """A share that the zero blocks of 4 x 4 elements or more cannot exceed, from a sixteenth of the elements of
+    [taps, k, n]: a block is zero only if its first element is."""
+    firsts = np.asarray(weight[:, ::4, ::4])
+    return 1.0 - float(np.count_nonzero(firsts)) / firsts.size if firsts.size else 0.0

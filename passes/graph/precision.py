@@ -27,6 +27,10 @@ SMALLEST: Final = 2.0**-24
 KEEP: Final = "ipucc.keep_float32"
 """Mark, in onnx_ir's unserialised `meta`, of what this pass leaves in float32."""
 
+UNCONVERTED: Final = "ipucc.unconverted"
+"""Key in onnx_ir's unserialised `meta` of a weight that is converted when somebody reads it: the tensor that it was,
+for who needs no more than that."""
+
 _LAZY: Final = 1 << 20
 """Weights of more elements are converted when somebody reads them."""
 
@@ -117,6 +121,7 @@ def _convert_constant(value: ir.Value, target: ir.DataType, ctx: PassContext) ->
     if isinstance(tensor, MissingTensor):
         value.const_value = MissingTensor(value.name, target, shape, tensor.reason)
     elif tensor.size > _LAZY:
+        value.meta[UNCONVERTED] = tensor
         value.const_value = ir.LazyTensor(
             lambda: ir.tensor(clamped(np.asarray(tensor.numpy()), target)[0]), target, shape, name=value.name
         )

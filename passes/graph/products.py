@@ -13,6 +13,7 @@ from ipucc.graph.edit import constant_array, describe, int_attribute, is_constan
 from ipucc.graph.schemas import DOMAIN
 from ipucc.graph.weight_names import source_name
 from ipucc.pass_manager import PassContext
+from ipucc.passes.graph.precision import UNCONVERTED
 from ipucc.sparsity.blocks import Array
 
 __all__ = ["KINDS", "Product", "find_products", "matches"]
@@ -64,6 +65,15 @@ class Product:
         """The weight [taps, k, n]; None where its values are absent."""
         found = constant_array(self.constant)
         return None if found is None else self.by_taps(found.T if self.turned else found)
+
+    def peek(self) -> Array | None:
+        """The weight, perhaps in the wider type that it had: what is zero here is zero in `read`, which may take far
+        longer. None where its values are absent."""
+        wide = self.constant.meta.get(UNCONVERTED)
+        if wide is None:
+            return self.read()
+        found = np.asarray(wide.numpy())
+        return self.by_taps(found.T if self.turned else found)
 
     def by_taps(self, array: Array) -> Array:
         """An array over the axes of the weight as the op reads it (or over its blocks) as [taps, k, n]; a view."""

@@ -7,14 +7,15 @@ from typing import ClassVar, Final
 import numpy as np
 import onnx_ir as ir
 
-from ipucc.diagnostics import CompileError, error
+from ipucc.diagnostics import error
 from ipucc.graph.edit import Editor, prune
 from ipucc.graph.schemas import attach_functions
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.calibrate import layer_inputs, read_calibration
 from ipucc.passes.graph.mask_file import read_masks
+from ipucc.passes.graph.predictions import Predictions
 from ipucc.passes.graph.products import KINDS, Product, find_products, matches
-from ipucc.passes.graph.sparse_form import Kept, predicted, replace
+from ipucc.passes.graph.sparse_form import Kept, replace
 from ipucc.sparsity import PATTERNS, SCORES, block_scores, blocks_with_any, check_block, choose, erk, obs_update
 from ipucc.sparsity.balanced import balanced
 from ipucc.sparsity.blocks import Array, Block, Mask
@@ -74,14 +75,17 @@ class Sparsify(Pass):
                 weights[product.constant] = found
         kept = self._choose(model, layers, weights, block, ctx)
         editor, changed = Editor(model), False
-        dense: dict[ir.Node, int] = {}
+        predictions = None if ctx.predict is None else Predictions(ctx.predict)
         for product in layers:
             blocks = kept.get(product.constant)
             if blocks is None:
                 continue
-            if self.when == "pays" and (reason := _against(product, blocks, dense, ctx)):
-                ctx.missed(product.node, f"kept dense: {reason}", id="IPU0411")
-                continue
+            if self.when == "pays" and predictions is not None:
+                dense, sparse = predictions.dense(product), predictions.sparse(product, blocks.mask, block)
+                if sparse >= dense:
+                    text = f"kept dense: predicted {sparse:,} cycles block-sparse, {dense:,} dense"
+                    ctx.missed(product.node, text, id="IPU0411")
+                    continue
             replace(product, blocks, editor)
             ctx.passed(
                 product.node,
@@ -231,18 +235,3 @@ class Sparsify(Pass):
             stays = element_mask(mask, block, (taps, k, n)) if elements is None else elements
             return obs_update(weight, stays, inputs).astype(weight.dtype)
         return weight if elements is None else np.where(elements, weight, np.zeros((), weight.dtype))
-
-
-def _against(product: Product, kept: Kept, dense: dict[ir.Node, int], ctx: PassContext) -> str | None:
-    """Why a layer should stay dense, by the planner's predictions; None where sparsity pays."""
-    assert ctx.predict is not None  # _checked has looked
-    if product.node not in dense:
-        dense[product.node] = ctx.predict(product.node)
-    with predicted(product, kept.mask, kept.block) as node:
-        try:
-            sparse = ctx.predict(node)
-        except CompileError as failure:
-            return failure.diagnostics[0].message
-    if sparse < dense[product.node]:
-        return None
-    return f"predicted {sparse:,} cycles block-sparse, {dense[product.node]:,} dense"

@@ -3,15 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ipucc.cli.files import is_program
-from ipucc.cli.options import json_option
+from ipucc.cli.options import dim_option, input_shape_option, json_option, read_dims, read_shapes
 from ipucc.cli.output import pairs, table
 from ipucc.cli.verb import Verb, show, show_json
-from ipucc.diagnostics import CompileError, Diagnostic, JsonValue
+from ipucc.diagnostics import CompileError, Diagnostic, JsonValue, error
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,14 +25,29 @@ _SHOWN_STEPS = 20
 
 @click.command("inspect", cls=Verb)
 @click.argument("file", metavar="FILE")
+@click.option("--sparsity", is_flag=True, help="Show zeros in the weights of a model, and what block sparsity buys.")
+@click.option("--target", default="gc200", show_default=True, help="Machine that --sparsity predicts for.")
+@click.option(
+    "--precision", type=click.Choice(["model", "fp16"]), default="model", show_default=True,
+    help="Element type that --sparsity predicts for.",
+)  # fmt: skip
+@dim_option
+@input_shape_option
 @json_option
-def inspect_command(file: str, as_json: bool) -> None:
+def inspect_command(
+    file: str, sparsity: bool, target: str, precision: Literal["model", "fp16"], dims: tuple[str, ...],
+    input_shapes: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Show what a model (.onnx) or a program (.ipux) contains.
 
     Of a model: inputs, outputs, opset, nodes by op, bytes of weights, and what keeps it from being compiled.
-    Of a program: where it comes from, predicted cycles by kind and by step, and memory per tile.
+    Of a program: where it comes from, predicted cycles by kind and by step, and memory per tile. With
+    --sparsity, per weight of a model: zeros, by element and by block, predicted cycles dense and block-sparse,
+    and the density below which block-sparse pays.
     """
     if is_program(file):
+        if sparsity:
+            raise error("IPU0308", "--sparsity looks at the weights of a model, and this is a program")
         from ipucc.api import load
 
         executable = load(file)
@@ -41,11 +56,22 @@ def inspect_command(file: str, as_json: bool) -> None:
         else:
             show(_program_page(file, executable))
         return
-    document = _model(file)
+    if sparsity:
+        from ipucc.cli.inspect_sparsity import sparsity_document, sparsity_page
+        from ipucc.compiler import CompileOptions
+
+        options = CompileOptions(target, precision, dims=read_dims(dims), input_shapes=read_shapes(input_shapes))
+        document, weights = sparsity_document(file, options)
+        if as_json:
+            show_json("ipucc.inspect-sparsity/1", document)
+        else:
+            show(sparsity_page(file, options, weights))
+        return
+    found = _model(file)
     if as_json:
-        show_json("ipucc.inspect-model/1", document)
+        show_json("ipucc.inspect-model/1", found)
     else:
-        show(_model_page(file, document))
+        show(_model_page(file, found))
 
 
 def _model(file: str) -> dict[str, JsonValue]:

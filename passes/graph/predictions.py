@@ -33,9 +33,16 @@ class Predictions:
     _dense: dict[Key, int] = field(default_factory=dict)
     _sparse: dict[Key, int] = field(default_factory=dict)
 
+    def key(self, product: Product) -> Key:
+        """What predictions of a product depend on but the pattern: equal for equal layers."""
+        node = product.node
+        operands = tuple((static_shape(v), value_dtype(v).name) for v in node.inputs if v is not None)
+        attrs = tuple((name, attribute(node, name)) for name in sorted(node.attributes))
+        return node.domain, node.op_type, operands, attrs, product.turned
+
     def dense(self, product: Product) -> int:
         """Cycles of the product as it is."""
-        key = _key(product.node, product)
+        key = self.key(product)
         if key not in self._dense:
             self._dense[key] = self._ask(product.node)
         return self._dense[key]
@@ -43,7 +50,7 @@ class Predictions:
     def sparse(self, product: Product, mask: Mask, block: Block) -> int:
         """Cycles with the blocks of a mask only."""
         count = int(mask.sum())
-        key = (*_key(product.node, product), block, round(np.log(max(count, 1)) / np.log(1.03)))
+        key = (*self.key(product), block, round(np.log(max(count, 1)) / np.log(1.03)))
         if key not in self._sparse:
             with predicted(product, mask, block) as node:
                 self._sparse[key] = self._ask(node)
@@ -92,10 +99,3 @@ def random_mask(product: Product, block: Block, density: float) -> Mask:
     mask = np.zeros(order.size, bool)
     mask[order[: kept_count(order.size, density)]] = True
     return mask.reshape(grid)
-
-
-def _key(node: ir.Node, product: Product) -> Key:
-    """Everything that a prediction depends on but the pattern."""
-    operands = tuple((static_shape(v), value_dtype(v).name) for v in node.inputs if v is not None)
-    attrs = tuple((name, attribute(node, name)) for name in sorted(node.attributes))
-    return node.domain, node.op_type, operands, attrs, product.turned

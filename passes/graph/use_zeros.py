@@ -19,6 +19,10 @@ from ipucc.sparsity.scan import zero_blocks_bound
 
 __all__ = ["UseZeros", "best_block"]
 
+_GAIN: Final = 0.05
+"""Share of the dense cycles that sparsity must be predicted to gain. Layers are predicted alone on the chip; what a
+change of one costs its neighbours is not in the prediction."""
+
 _WORTH_A_REMARK: Final = 0.05
 """Share of elements that are zero from which a layer that stays dense is told about."""
 
@@ -28,8 +32,8 @@ class UseZeros(Pass):
     """Makes block-sparse the products whose weights have enough zero blocks for the planner to predict a gain.
 
     Numbers stay: every block with an element other than zero is kept. The block is the one of fewest predicted cycles.
-    A product with many zeros that stays dense is named in a remark, with the densities of its blocks and the
-    prediction. Without a planner nothing changes.
+    A product that gains less than 5 % by it stays dense. One with many zeros that stays dense is named in a remark,
+    with the densities of its blocks and the prediction. Without a planner nothing changes.
     """
 
     name: ClassVar[str] = "use-zeros"
@@ -55,7 +59,7 @@ class UseZeros(Pass):
             weight, densities = found
             block, cycles = best_block(product, weight, densities, predictions)
             dense = predictions.dense(product)
-            if block is None or cycles >= dense:
+            if block is None or cycles > (1 - _GAIN) * dense:
                 ctx.missed(product.node, _reason(densities, block, cycles, dense), id="IPU0411")
                 continue
             key = product.constant, block
@@ -122,4 +126,6 @@ def _reason(densities: Scan, block: Block | None, cycles: int, dense: int) -> st
     zeros = f"{1 - densities.elements:.1%} of the elements are zero, of the blocks {shares}"
     if block is None:
         return f"kept dense: {zeros}; the other blocks alone take longer than the {dense:,} cycles predicted dense"
-    return f"kept dense: {zeros}; predicted {cycles:,} cycles with blocks of {block[0]} x {block[1]}, {dense:,} dense"
+    less = f", less than {_GAIN:.0%} saved" if cycles < dense else ""
+    blocks = f"blocks of {block[0]} x {block[1]}"
+    return f"kept dense: {zeros}; predicted {cycles:,} cycles with {blocks}, {dense:,} dense{less}"

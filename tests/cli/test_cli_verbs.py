@@ -284,10 +284,32 @@ def test_inspect_a_model(ipucc, mlp, document):
     assert "MatMul" in ipucc("inspect", mlp).stdout
 
 
+def test_inspect_the_sparsity_of_a_model(ipucc, mlp, tmp_path, document):
+    model = onnx.load(mlp)
+    (w1,) = (t for t in model.graph.initializer if t.name == "w1")
+    pruned = numpy_helper.to_array(w1).copy()
+    pruned[:16] = 0
+    pruned[20, :] = 0
+    w1.CopyFrom(numpy_helper.from_array(pruned, "w1"))
+    onnx.save(model, tmp_path / "pruned.onnx")
+    arguments = ("inspect", "--sparsity", tmp_path / "pruned.onnx", "--dim", "n=64", "--precision", "fp16")
+    found = document(ipucc(*arguments, "--json"))
+    assert found["schema"] == "ipucc.inspect-sparsity/1"
+    first, second = found["weights"]
+    assert (first["weight"], first["node"], first["shape"]) == ("w1", "fc1,bias1,relu1", [1, 32, 48])
+    assert first["densities"]["16x16"] == first["densities"]["4x4"] == 0.5
+    assert first["densities"]["1x1"] == 15 / 32
+    assert second["densities"]["1x1"] == 1
+    assert first["sparse_cycles"] < second["sparse_cycles"] + first["dense_cycles"]
+    assert all(0 <= w["break_even"] <= 1 and w["dense_cycles"] > 0 for w in found["weights"])
+    assert [line.split()[0] for line in ipucc(*arguments).stdout.splitlines()[2:]] == ["w1", "w2"]
+    assert document(ipucc(*arguments, "--json")) == found
+
+
 def test_inspect_a_program(ipucc, program, document):
     found = document(ipucc("inspect", program, "--json"))
     assert found["schema"] == "ipucc.inspect-program/1"
-    assert found["manifest"]["pipeline"] == "clean-up,fuse"
+    assert found["manifest"]["pipeline"] == "clean-up,fuse,use-zeros"
     assert found["manifest"]["model"]["name"] == "mlp.onnx"
     assert found["manifest"]["dims"] == {"n": 4}
     steps = found["steps"]
@@ -296,6 +318,7 @@ def test_inspect_a_program(ipucc, program, document):
     assert sum(k["cycles"] for k in by_kind.values()) == found["cycles"]["total"]
     assert sum(k["steps"] for k in by_kind.values()) == len(steps)
     assert found["memory"]["mean_tile_bytes"] <= found["memory"]["max_tile_bytes"]
+    assert ipucc("inspect", "--sparsity", program).exit_code == 2
     shown = ipucc("inspect", program).stdout
     assert "fc1" in shown
     assert "gc200" in shown
@@ -341,7 +364,7 @@ def test_opt_puts_weights_that_no_message_holds_in_a_second_file(ipucc, mlp, tmp
 def test_passes_lists_and_describes(ipucc, document):
     found = document(ipucc("passes", "--json"))
     assert found["schema"] == "ipucc.passes/1"
-    assert found["default"] == "clean-up,fuse"
+    assert found["default"] == "clean-up,fuse,use-zeros"
     assert {"clean-up", "fuse", "precision", "sparsify"} <= {p["name"] for p in found["passes"]}
     (one,) = document(ipucc("passes", "sparsify", "--json"))["passes"]
     options = {o["name"]: o for o in one["options"]}

@@ -88,6 +88,15 @@ def test_scattered_zeros_stay_dense_and_say_why(build: Build) -> None:
     )
 
 
+def test_a_gain_below_five_percent_is_none(build: Build) -> None:
+    weight = pruned((16, 16), 0.5)
+    blocks = np.count_nonzero(np.abs(weight).reshape(16, 16, 12, 16).sum(axis=(1, 3)))
+    for cycles, changed in ((980, False), (940, True)):
+        ctx = PassContext(predict=Planner({(16, 16): cycles / 2 / blocks}))
+        assert run_pipeline(build(TEXT, w=weight), "use-zeros", context=ctx).changed is changed
+        assert ("less than 5% saved" in messages(ctx)[0][1]) is not changed
+
+
 def test_dense_weights_are_neither_scanned_nor_told_about(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ipucc.passes.graph.use_zeros.scan", lambda _: pytest.fail("scanned"))
     weight = pruned((4, 4), 2.0)

@@ -36,7 +36,17 @@ from ipucc.target import Target, load_target
 if TYPE_CHECKING:
     from ipucc.compiler import CompileOptions
 
-__all__ = ["Entry", "PlanStore", "cache_folder", "find_entry", "plan_store", "unusable"]
+__all__ = [
+    "Entry",
+    "PlanStore",
+    "cache_folder",
+    "compilation_digest",
+    "find_entry",
+    "model_digest",
+    "plan_store",
+    "unusable",
+    "write_whole",
+]
 
 _VARIABLE: Final = "IPUCC_CACHE_DIR"
 _LIMIT: Final = "IPUCC_CACHE_BYTES"
@@ -96,7 +106,7 @@ class Entry:
             self.program.parent.mkdir(parents=True, exist_ok=True)
             save_program(program, self.program)
             # Written last: an entry without remarks is none.
-            _write(self.remarks, json.dumps([asdict(r) for r in remarks]).encode())
+            write_whole(self.remarks, json.dumps([asdict(r) for r in remarks]).encode())
         except (OSError, CompileError):
             return
         _trim(self.program.parent, _program_bytes())
@@ -128,7 +138,7 @@ class PlanStore:
         content = json.dumps(document, separators=(",", ":")).encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self._path(key), hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+            write_whole(self._path(key), hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         except OSError:
             return
         self._wrote = True
@@ -158,28 +168,42 @@ def find_entry(
     if folder is None or isinstance(source, ir.Model):
         return None
     try:
-        # BLAKE2 reads a gigabyte in a second or two where SHA-256 has no help from the processor.
-        digest = hashlib.blake2b(_origin(load_target(options.target)), digest_size=32)
-        digest.update(json.dumps({**asdict(options), "target": ""}, sort_keys=True, default=str).encode())
-        digest.update(json.dumps(_additions()).encode())
-        for path in options.load:
-            digest.update(Path(path).read_bytes())
-        for name in _files_of_passes(options):
-            digest.update(_content(Path(name)))
-        if isinstance(source, onnx.ModelProto):
-            digest.update(source.SerializeToString(deterministic=True))
-        else:
-            # The name is in the manifest of the program.
-            digest.update(Path(source).name.encode())
-            digest.update(_content(Path(source)))
-            for beside in _external_data(Path(source)):
-                digest.update(beside.name.encode())
-                digest.update(_content(beside))
+        name = compilation_digest(model_digest(source), options)
     except (OSError, ValueError, CompileError):
         # The compilation will say what is wrong with it.
         return None
-    name = digest.hexdigest()
     return Entry(folder / f"{name}.ipux", folder / f"{name}.json")
+
+
+def compilation_digest(model: bytes, options: "CompileOptions") -> str:
+    """A digest of everything that a program depends on: the model, by its digest, the options with the files that they
+    name, the machine, ipucc and its libraries. Raises OSError, ValueError or CompileError where options are wrong."""
+    digest = hashlib.blake2b(_origin(load_target(options.target)), digest_size=32)
+    digest.update(json.dumps({**asdict(options), "target": ""}, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(_additions()).encode())
+    for path in options.load:
+        digest.update(Path(path).read_bytes())
+    for name in _files_of_passes(options):
+        digest.update(_content(Path(name)))
+    digest.update(model)
+    return digest.hexdigest()
+
+
+def model_digest(source: str | Path | onnx.ModelProto) -> bytes:
+    """A digest of a model, of the name of its file and its external weights too. Raises OSError for a file that cannot
+    be read."""
+    # BLAKE2 reads a gigabyte in a second or two where SHA-256 has no help from the processor.
+    digest = hashlib.blake2b(digest_size=32)
+    if isinstance(source, onnx.ModelProto):
+        digest.update(source.SerializeToString(deterministic=True))
+        return digest.digest()
+    # The name is in the manifest of the program.
+    digest.update(Path(source).name.encode())
+    digest.update(_content(Path(source)))
+    for beside in _external_data(Path(source)):
+        digest.update(beside.name.encode())
+        digest.update(_content(beside))
+    return digest.digest()
 
 
 def _files_of_passes(options: "CompileOptions") -> list[str]:
@@ -227,8 +251,8 @@ def _additions() -> list[str]:
     return sorted(found)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """A file that appears with all of its content or not at all."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that appears with all of its content or not at all. Raises OSError."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(draft, "xb") as file:

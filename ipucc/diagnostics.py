@@ -110,6 +110,12 @@ IDS: dict[str, str] = {
     "IPU0703": "a field of a machine file is missing",
     "IPU0704": "a field of a machine file has the wrong type or value",
     "IPU0705": "a machine file has an unknown field",
+    # 08xx: sweeps
+    "IPU0801": "labelled data does not fit the model",
+    "IPU0802": "an optional library is not installed",
+    "IPU0803": "a scheduler of dask cannot be used",
+    "IPU0804": "a process that computed points of a sweep has ended",
+    "IPU0805": "a process of a sweep sees other files or another ipucc",
     # 09xx: internal
     "IPU0901": "internal error of ipucc",
     "IPU0902": "an internal check failed",

@@ -13,6 +13,7 @@ from ipucc.cli.inspect import inspect_command
 from ipucc.cli.opt import opt_command
 from ipucc.cli.passes import passes_command
 from ipucc.cli.run import run_command
+from ipucc.cli.sweep import sweep_command
 from ipucc.cli.targets import targets_command
 from ipucc.cli.validate import validate_command
 from ipucc.cli.verb import INTERRUPTED, verbose_option
@@ -53,6 +54,7 @@ cli = _Verbs(
         inspect_command,
         diff_command,
         opt_command,
+        sweep_command,
         validate_command,
         passes_command,
         targets_command,

@@ -4,19 +4,17 @@ The graph is run as it stands, by onnxruntime where it is installed and else by 
 the inputs that it has in the dense model.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product as every
 from math import prod
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from ipucc.diagnostics import CompileError, Diagnostic, error
+from ipucc.evaluator import evaluator
 from ipucc.graph.edit import dtype_name, ints_attribute, static_shape, value_dtype
 from ipucc.graph.schemas import oracle_model
 from ipucc.npz import Header, open_npz
@@ -122,7 +120,7 @@ def _runner(model: ir.Model, names: Sequence[str]) -> Callable[[Mapping[str, Arr
             return found
         try:
             if evaluate is None:
-                evaluate = _evaluator(proto, made)
+                evaluate = evaluator(proto, made)
             found.update(zip(made, evaluate(found), strict=True))
         except Exception as failure:  # both libraries raise errors of many kinds for what they cannot run
             text = str(failure).strip().splitlines()
@@ -134,27 +132,6 @@ def _runner(model: ir.Model, names: Sequence[str]) -> Callable[[Mapping[str, Arr
         return found
 
     return run
-
-
-def _evaluator(proto: onnx.ModelProto, names: list[str]) -> Callable[[Mapping[str, Array]], Sequence[Array]]:
-    try:
-        import onnxruntime  # type: ignore[import-untyped]
-    except ImportError:
-        evaluator = ReferenceEvaluator(proto)
-
-        def reference(batch: Mapping[str, Array]) -> Sequence[Array]:
-            with np.errstate(all="ignore"):
-                return [np.asarray(a) for a in evaluator.run(names, dict(batch))]
-
-        return reference
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    # Weights beside the model: a message of protobuf ends at 2 GB.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.save_model(proto, path, save_as_external_data=True, location="weights")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda batch: [np.asarray(a) for a in session.run(names, dict(batch))]
 
 
 def _rows(x: Array, product: Product) -> Array:

@@ -51,7 +51,7 @@ def test_help_is_quick():
 
 def test_every_help_says_what_the_verb_does():
     overview = run("--help").stdout
-    for verb in ("compile", "run", "inspect", "diff", "opt", "validate", "passes", "targets"):
+    for verb in ("compile", "run", "inspect", "diff", "opt", "sweep", "validate", "passes", "targets"):
         assert verb in overview
         done = run(verb, "--help")
         assert (done.returncode, done.stderr) == (0, "")

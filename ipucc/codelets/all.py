@@ -8,6 +8,7 @@ __all__ = ["FAMILIES", "load_all"]
 FAMILIES: Final = (
     "conv",
     "copy",
+    "dynamic_sparse",
     "elementwise",
     "gather",
     "matmul",

@@ -6,9 +6,12 @@ node.
     FusedConv(X, W, a0, ...) -> y                 x = Conv(X, W), y = expr over x, a0, ...
     BlockSparseMatMul(A, values, a0, ...) -> y    x = MatMul(A, dense(values)), y = expr over x, a0, ...
     BlockSparseConv(X, values, a0, ...) -> y      x = Conv(X, dense(values)), y = expr over x, a0, ...
+    DynamicSparseMatMul(A, values, places, a0, ...) -> y
+                                                  x = MatMul(A, W), or MatMul(A, W^T) with `transposed`
+    SampledMatMul(A, B, places) -> values         the blocks of MatMul(A^T, B), rows of A and B flattened, at places
 
-Every op has the attribute `expr`, text of ipucc.graph.expr. Beside a contraction, y has the shape of x, and
-the further operands broadcast to it (the bias of a convolution is [C, 1, 1]). FusedConv has the attributes
+Every op but the last has the attribute `expr`, text of ipucc.graph.expr. Beside a contraction, y has the
+shape of x, and the further operands broadcast to it (the bias of a convolution is [C, 1, 1]). FusedConv has the attributes
 `pads`, `strides`, `dilations` and `group` of Conv, always present. BlockSparseMatMul has a weight of
 `shape` [k, n] cut into blocks of `block` [bk, bn]: block i lies at block row rows[i] (along k) and block
 column cols[i] (along n) and holds values[i] (bk x bn, zero outside the weight), all other blocks are zero,
@@ -38,14 +41,17 @@ from onnx_ir.passes.common import InlinePass
 from ipucc.diagnostics import error
 from ipucc.graph import expr as language
 from ipucc.graph.body import Body
+from ipucc.graph.dynamic_schemas import ATTRIBUTES, product_body, product_shape, sampled_body, sampled_shape
 from ipucc.graph.edit import all_graphs, describe, dtype_name, dtype_of, ints_attribute, value_dtype
 from ipucc.graph.shapes import Shape, broadcast, conv_shape, matmul_shape
 
 DOMAIN: Final = "ipucc"
 VERSION: Final = 1
 
-CONTRACTIONS: Final = ("FusedMatMul", "FusedConv", "BlockSparseMatMul", "BlockSparseConv")
-"""Ops whose first two operands are contracted to `x`; the operands after them are a0, a1, ..."""
+CONTRACTIONS: Final = {
+    "FusedMatMul": 2, "FusedConv": 2, "BlockSparseMatMul": 2, "BlockSparseConv": 2, "DynamicSparseMatMul": 3,
+}  # fmt: skip
+"""Ops whose first operands, so many, are contracted to `x`; the operands after them are a0, a1, ..."""
 
 _NUMERIC: Final = ("float16", "float", "double", "bfloat16", "int32", "int64", "uint32", "uint64")
 _FLOAT8: Final = ("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz")
@@ -64,7 +70,7 @@ def expression(node: ir.Node) -> language.Expr:
 
 def extra_operands(node: ir.Node) -> tuple[ir.Value, ...]:
     """The operands a0, a1, ... of a node of the domain `ipucc`."""
-    first = 2 if node.op_type in CONTRACTIONS else 0
+    first = CONTRACTIONS.get(node.op_type, 0)
     return tuple(v for v in node.inputs[first:] if v is not None)
 
 
@@ -78,12 +84,17 @@ def register() -> None:
     group = attribute("group", kind.INT, required=True)
     dealt = attribute("distribution", kind.STRING, "how the blocks are dealt to the tiles", required=False)
     taps = attribute("taps", kind.INTS, required=True)
+    buckets = [attribute(n, kind.INTS, required=True) for n in ATTRIBUTES]
+    buckets.append(attribute("reach", kind.INT, "groups of columns of which a bucket holds blocks", required=True))
+    transposed = attribute("transposed", kind.INT, "whether A is multiplied by the transpose of W", required=True)
     for name, fixed, attributes, infer in (
         ("FusedElementwise", (), [expr], _infer_elementwise),
         ("FusedMatMul", ("A", "B"), [expr], _infer_matmul),
         ("FusedConv", ("X", "W"), [expr, *ints, group], _infer_conv),
         ("BlockSparseMatMul", ("A", "values"), [expr, *blocks, dealt], _infer_block_sparse),
         ("BlockSparseConv", ("X", "values"), [expr, taps, *blocks, dealt, *ints], _infer_block_sparse_conv),
+        ("DynamicSparseMatMul", ("A", "values", "places"), [expr, transposed, *buckets], _infer_dynamic_sparse),
+        ("SampledMatMul", ("A", "B", "places"), buckets, _infer_sampled),
     ):
         if onnx.defs.has(name, DOMAIN):
             continue
@@ -94,18 +105,25 @@ def register() -> None:
             VERSION,
             doc=(__doc__ or "").split("\n\n")[1],
             inputs=[
-                *(parameter(p, "T") for p in fixed),
-                parameter(
-                    "a",
-                    "V",
-                    param_option=OpSchema.FormalParameterOption.Variadic,
-                    is_homogeneous=False,
-                    min_arity=0 if fixed else 1,
+                *(parameter(p, "P" if p == "places" else "T") for p in fixed),
+                *(
+                    [
+                        parameter(
+                            "a",
+                            "V",
+                            param_option=OpSchema.FormalParameterOption.Variadic,
+                            is_homogeneous=False,
+                            min_arity=0 if fixed else 1,
+                        )
+                    ]
+                    if expr in attributes
+                    else []
                 ),
             ],
             outputs=[parameter("y", "R")],
             type_constraints=[
                 ("T", [f"tensor({t})" for t in _NUMERIC], "what is contracted"),
+                ("P", ["tensor(int16)"], "places of blocks"),
                 ("V", [f"tensor({t})" for t in (*_NUMERIC, *_NARROW)], "operands of the expression"),
                 ("R", [f"tensor({t})" for t in (*_NUMERIC, *_NARROW)], "result of the expression"),
             ],
@@ -143,9 +161,10 @@ def _ints(context: Context, name: str) -> tuple[int, ...]:
     return tuple(attribute.ints) if attribute.type == onnx.AttributeProto.INTS else (int(attribute.i),)
 
 
-def _set_result(context: Context, shape: Shape | None, contraction: bool) -> None:
-    """Types the result; `shape` is that of x (None if unknown) or, without a contraction, is not used."""
-    operands = _types(context, 2 if contraction else 0)
+def _set_result(context: Context, shape: Shape | None, contraction: int) -> None:
+    """Types the result of a contraction of so many operands; `shape` is that of x (None if unknown) or, without a
+    contraction, is not used."""
+    operands = _types(context, contraction)
     text = context.get_attribute("expr")
     if operands is None or text is None:
         return
@@ -173,12 +192,12 @@ def _set_result(context: Context, shape: Shape | None, contraction: bool) -> Non
 
 
 def _infer_elementwise(context: Context) -> None:
-    _set_result(context, None, contraction=False)
+    _set_result(context, None, 0)
 
 
 def _infer_matmul(context: Context) -> None:
     a, b = _shape(context, 0), _shape(context, 1)
-    _set_result(context, None if a is None or b is None else matmul_shape(a, b), contraction=True)
+    _set_result(context, None if a is None or b is None else matmul_shape(a, b), 2)
 
 
 def _infer_conv(context: Context) -> None:
@@ -187,7 +206,7 @@ def _infer_conv(context: Context) -> None:
     if x is not None and w is not None:
         pads, strides, dilations = (_ints(context, n) for n in ("pads", "strides", "dilations"))
         shape = conv_shape(x, w, pads, strides, dilations, _ints(context, "group")[0])
-    _set_result(context, shape, contraction=True)
+    _set_result(context, shape, 2)
 
 
 def _infer_block_sparse(context: Context) -> None:
@@ -198,7 +217,7 @@ def _infer_block_sparse(context: Context) -> None:
     _check_blocks(context, {"rows": (rows, size[0]), "cols": (cols, size[1])}, block)
     if a is not None and (not a or a[-1] != size[0]):
         raise ValueError(f"operand {a} does not fit to a weight of shape {size}")
-    _set_result(context, None if a is None else (*a[:-1], size[1]), contraction=True)
+    _set_result(context, None if a is None else (*a[:-1], size[1]), 2)
 
 
 def _infer_block_sparse_conv(context: Context) -> None:
@@ -212,7 +231,27 @@ def _infer_block_sparse_conv(context: Context) -> None:
     if x is not None:
         pads, strides, dilations = (_ints(context, n) for n in ("pads", "strides", "dilations"))
         shape = conv_shape(x, size, pads, strides, dilations, 1)
-    _set_result(context, shape, contraction=True)
+    _set_result(context, shape, 2)
+
+
+def _buckets(context: Context) -> tuple[dict[str, tuple[int, ...]], int]:
+    """The attributes that describe buckets, and their reach."""
+    return {name: _ints(context, name) for name in ATTRIBUTES}, _ints(context, "reach")[0]
+
+
+def _infer_dynamic_sparse(context: Context) -> None:
+    a, values, places = (_shape(context, i) for i in range(3))
+    attrs, reach = _buckets(context)
+    turned = bool(_ints(context, "transposed")[0])
+    _set_result(context, product_shape(a, values, places, attrs, reach, turned), 3)
+
+
+def _infer_sampled(context: Context) -> None:
+    a, b, places = (_shape(context, i) for i in range(3))
+    attrs, reach = _buckets(context)
+    shape = sampled_shape(a, b, places, attrs, reach)
+    kind = context.get_input_type(0).tensor_type.elem_type
+    context.set_output_type(0, onnx.helper.make_tensor_type_proto(kind, shape))
 
 
 def _check_blocks(context: Context, axes: Mapping[str, tuple[tuple[int, ...], int]], block: tuple[int, ...]) -> None:
@@ -240,19 +279,21 @@ def function_for(node: ir.Node, opset: int) -> ir.Function:
     Its overload is a hash of the body, so equal bodies are one function. The operands must have element
     types. Raises CompileError for an op that the domain does not have and for a malformed expression.
     """
-    contraction = node.op_type in CONTRACTIONS
     schema = onnx.defs.get_schema(node.op_type, DOMAIN)
-    fixed = [p.name for p in schema.inputs[:2]] if contraction else []
+    fixed = [p.name for p in schema.inputs if p.option != OpSchema.FormalParameterOption.Variadic]
     names = [*fixed, *(f"a{i}" for i in range(len(extra_operands(node))))]
     inputs = [ir.Value(name=name) for name in names]
     operands = [v for v in node.inputs if v is not None]
     env = dict(zip(names, inputs, strict=True))
     types = {n: dtype_name(value_dtype(v)) for n, v in zip(names, operands, strict=True)}
     body = Body()
-    if contraction:
-        env["x"] = _contraction(node, body, inputs[0], inputs[1])
+    if fixed:
+        env["x"] = _contraction(node, body, inputs[: len(fixed)])
         types["x"] = types[names[0]]
-    result = body.expression(language.canonical(expression(node)), env, types)
+    if "expr" in schema.attributes:
+        result = body.expression(language.canonical(expression(node)), env, types)
+    else:
+        result = env["x"]
     if result.producer() is None:
         result = body.node("Identity", [result], {})
     graph = ir.Graph(inputs, [result], nodes=body.nodes, opset_imports={"": opset}, name="body")
@@ -263,11 +304,16 @@ def function_for(node: ir.Node, opset: int) -> ir.Function:
     return function
 
 
-def _contraction(node: ir.Node, body: Body, left: ir.Value, right: ir.Value) -> ir.Value:
+def _contraction(node: ir.Node, body: Body, operands: Sequence[ir.Value]) -> ir.Value:
+    left, right, *places = operands
     if node.op_type == "FusedMatMul":
         return body.node("MatMul", [left, right], {})
     if node.op_type == "BlockSparseMatMul":
         return body.node("MatMul", [left, _dense(node, body, right)], {})
+    if node.op_type == "DynamicSparseMatMul":
+        return product_body(node, body, left, right, *places)
+    if node.op_type == "SampledMatMul":
+        return sampled_body(node, body, left, right, *places)
     names = ("dilations", "pads", "strides")
     attrs: dict[str, language.AttrValue] = {n: ints_attribute(node, n, ()) for n in names}
     if node.op_type == "BlockSparseConv":

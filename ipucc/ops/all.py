@@ -9,6 +9,7 @@ FAMILIES: Final = (
     *(
         "composed",
         "conv",
+        "dynamic_sparse",
         "elementwise",
         "gather",
         "indices",

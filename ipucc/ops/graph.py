@@ -7,6 +7,7 @@ from typing import Literal
 from ipucc.codelets.base import Array
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Source, TileOp
+from ipucc.sparsity.buckets import PatternInput
 from ipucc.tiles.view import View
 
 __all__ = ["Output", "Ref", "TileGraph", "TileTensor", "live_results", "tensor_bytes"]
@@ -57,7 +58,8 @@ class Output:
 class TileGraph:
     """Tensors, ops in running order, inputs (name, declared ONNX type, shape), outputs and weights by key.
 
-    A weight is None where the model file names data that is absent.
+    A weight is None where the model file names data that is absent; an input that has one runs with it until it is
+    given. `patterns` are the inputs that are block-sparse operands, by name.
     """
 
     tensors: list[TileTensor] = field(default_factory=list)
@@ -65,6 +67,7 @@ class TileGraph:
     inputs: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     weights: dict[str, Array | None] = field(default_factory=dict)
+    patterns: dict[str, PatternInput] = field(default_factory=dict)
 
 
 def tensor_bytes(tensor: TileTensor) -> int:

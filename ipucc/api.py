@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ipucc.diagnostics import Diagnostic, JsonValue, error
+from ipucc.patterns import PatternReport, set_pattern
 from ipucc.program.file import load_program, save_program
 from ipucc.program.model import Program
 from ipucc.program.timing import StepTime
@@ -140,14 +141,15 @@ class Executable:
         """Run the program once, from fresh tile memory.
 
         `checked` follows every word of tile memory and refuses a read of stale or foreign data (IPU0611); it is slow.
-        With `timing_only` no numbers are computed and no inputs needed. Raises CompileError for wrong inputs (IPU0601
+        With `timing_only` no numbers are computed and no inputs needed. Inputs of patterns (`set_pattern`) need not be
+        given. Raises CompileError for wrong inputs (IPU0601
         to IPU0604, IPU0610, all at once) and for a program without weights (IPU0510).
         """
         if timing_only:
             if checked:
                 raise error("IPU0613", "checked mode watches numbers, and a run for timing only computes none")
             return self._result({}, self._times())
-        arrays = check_inputs(self.program.inputs, inputs or {})
+        arrays = check_inputs(self.program.inputs, inputs or {}, self.program.held)
         engine = self._checked_engine() if checked else self._engine()
         try:
             outputs = engine.run(arrays)
@@ -155,6 +157,21 @@ class Executable:
             # The next run starts from fresh memory, and nobody holds a chip's worth of it in between.
             engine.memory = None
         return self._result(as_declared(outputs, self.program.outputs), engine.times)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Names of the block-sparse operands that are inputs, in the order of the model."""
+        return tuple(self.program.patterns)
+
+    def set_pattern(self, name: str, mask: ArrayLike, values: ArrayLike) -> PatternReport:
+        """Set the pattern and the values of a block-sparse operand for the runs that follow; nothing is recompiled.
+
+        `mask` is over the weight's blocks or elements, bools or 0 and 1; `values` is the weight [k, n], of which the
+        mask is taken, or the blocks of the mask alone, [blocks, bk, bn] in row-major order of the grid of blocks. A
+        program that is saved keeps them. Raises CompileError IPU0621 (no such pattern), IPU0622 (shape or type),
+        IPU0623 (beyond the capacity of the buckets); the pattern stays as it was then.
+        """
+        return set_pattern(self.program, name, mask, values)
 
     def profile(self) -> Profile:
         """Cycles of every superstep and bytes of every tile; nothing is computed for it."""

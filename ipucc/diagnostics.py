@@ -104,6 +104,9 @@ IDS: dict[str, str] = {
     "IPU0614": "a value given for an option is wrong",
     "IPU0615": "no op comes from the node that an option names",
     "IPU0616": "warning: the folder of the cache cannot be used",
+    "IPU0621": "the program has no such pattern",
+    "IPU0622": "a mask or the values of a pattern have the wrong shape or element type",
+    "IPU0623": "a pattern is beyond the capacity that the program was compiled for",
     # 07xx: machine files
     "IPU0701": "unknown target",
     "IPU0702": "a machine file cannot be read",

@@ -1,7 +1,7 @@
 """What goes into a run and comes out of it: arrays of the element types that the model declares."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,16 +39,19 @@ def accepts(declared: str, given: np.dtype[np.generic]) -> bool:
     return given == declared_type(declared) or given.name in _WIDE.get(declared, ())
 
 
-def check_inputs(declared: Sequence[Declared], given: Mapping[str, ArrayLike]) -> dict[str, Array]:
+def check_inputs(
+    declared: Sequence[Declared], given: Mapping[str, ArrayLike], held: Collection[str] = ()
+) -> dict[str, Array]:
     """The inputs as arrays in the declared types, in the order of the model.
 
-    What is no numpy array (a list, a number) is converted to the declared type. Raises CompileError with everything
+    What is no numpy array (a list, a number) is converted to the declared type. Inputs in `held` have a value already
+    and may be left out. Raises CompileError with everything
     that is wrong: IPU0601 (missing), IPU0602 (unknown), IPU0603 (shape), IPU0604 (element type), IPU0610 (an integer
     that 32 bits do not hold).
     """
     problems = [unknown_input(name, declared) for name in given if name not in {d[0] for d in declared}]
     found: dict[str, Array] = {}
-    missing = [d for d in declared if d[0] not in given]
+    missing = [d for d in declared if d[0] not in given and d[0] not in held]
     if missing:
         problems.append(missing_inputs(missing))
     for name, kind, shape in declared:

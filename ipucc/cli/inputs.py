@@ -21,8 +21,10 @@ __all__ = ["read_inputs"]
 _UNREADABLE: Final = "IPU0605"
 
 
-def read_inputs(declared: Sequence[Declared], options: Sequence[str], file: str | None) -> dict[str, Array]:
-    """Arrays by input name; what `--input` says goes before the file.
+def read_inputs(
+    declared: Sequence[Declared], options: Sequence[str], file: str | None, held: Collection[str] = ()
+) -> dict[str, Array]:
+    """Arrays by input name; what `--input` says goes before the file. Inputs in `held` may be left out.
 
     Raises CompileError with all problems at once: IPU0601 to IPU0605, IPU0606 (exit code 2) for a malformed option.
     """
@@ -43,7 +45,7 @@ def read_inputs(declared: Sequence[Declared], options: Sequence[str], file: str 
                 raise
             except CompileError as failure:
                 problems += failure.diagnostics
-    if missing := [d for d in declared if d[0] not in given]:
+    if missing := [d for d in declared if d[0] not in given and d[0] not in held]:
         problems.append(missing_inputs(missing))
     if problems:
         raise CompileError(problems)

@@ -53,7 +53,8 @@ def run_command(
     from ipucc.cli.inputs import read_inputs
 
     executable = load(program)
-    arrays = {} if timing_only else read_inputs(executable.inputs, inputs, file)
+    held = executable.program.held
+    arrays = {} if timing_only else read_inputs(executable.inputs, inputs, file, held)
     result = executable.run(arrays, checked=checked, timing_only=timing_only)
     if output is not None:
         _save(result.outputs, output)

@@ -102,12 +102,12 @@ def sampled_cycles(
         return np.asarray(fixed + w * (start + y * each), np.int64)
     wide = itemsize(partials) > 2
     if side <= 4:
-        start, head, each = 27 + 9 * x, (33 if wide else 29) if half else 45, 6 if half else 12
+        head, rate = (33 if wide else 29) if half else 45, 6 if half else 12
     elif side <= 8:
-        start, head, each = 26 + 9 * x, (9 + 8 * 13) if half else 8 + 8 * 25, 24 if half else 48
+        head, rate = 9 + 8 * 13 if half else 8 + 8 * 25, 24 if half else 48
     else:
-        start, head, each = 27 + 9 * x, 505 if wide else 441, 96
-    vector = fixed + w * (start + y * (head + z * each))
+        head, rate = 505 if wide else 441, 96
+    vector = fixed + w * (27 + 9 * x + y * (head + z * rate))
     if side > 8 and not half:
         return np.asarray(vector, np.int64)
     passes = np.maximum(1, -(-z // (16 if half else 8)))

@@ -19,9 +19,12 @@ from ipucc.graph.shapes import Shape
 from ipucc.sparsity.blocks import check_block
 from ipucc.sparsity.buckets import Buckets
 
-__all__ = ["ATTRIBUTES", "DYNAMIC_OPS", "buckets_of", "product_body", "product_shape", "sampled_body", "sampled_shape"]
+__all__ = ["ATTRIBUTES", "DYNAMIC_OPS", "INITIAL", "buckets_of", "product_body", "product_shape", "sampled_body", "sampled_shape"]
 
 DYNAMIC_OPS: Final = ("DynamicSparseMatMul", "SampledMatMul")
+INITIAL: Final = "ipucc.initial"
+"""Key of `ir.Value.meta` of a graph input: the array that a program holds for it until it is given another."""
+
 ATTRIBUTES: Final = ("shape", "block", "cell")
 """Attributes of two numbers that every such op has, beside `reach`."""
 

@@ -11,15 +11,15 @@ node.
     SampledMatMul(A, B, places) -> values         the blocks of MatMul(A^T, B), rows of A and B flattened, at places
 
 Every op but the last has the attribute `expr`, text of ipucc.graph.expr. Beside a contraction, y has the
-shape of x, and the further operands broadcast to it (the bias of a convolution is [C, 1, 1]). FusedConv has the attributes
-`pads`, `strides`, `dilations` and `group` of Conv, always present. BlockSparseMatMul has a weight of
-`shape` [k, n] cut into blocks of `block` [bk, bn]: block i lies at block row rows[i] (along k) and block
-column cols[i] (along n) and holds values[i] (bk x bn, zero outside the weight), all other blocks are zero,
-no block is given twice. BlockSparseConv has the attributes of FusedConv but `group`, which is 1, and a weight
-of `shape` [output channels, input channels, kernel...]: block i holds the weights of the kernel position
-taps[i] (counted row by row) from the input channels of block row rows[i] to the output channels of block
-column cols[i]. `distribution` (`banded BxA` or `grid BxA`, see ipucc.ops.distribution) says how the blocks of
-either are dealt to the tiles; without it placement chooses.
+shape of x, and the further operands broadcast to it (the bias of a convolution is [C, 1, 1]). FusedConv has
+the attributes `pads`, `strides`, `dilations` and `group` of Conv, always present. BlockSparseMatMul has a
+weight of `shape` [k, n] cut into blocks of `block` [bk, bn]: block i lies at block row rows[i] (along k) and
+block column cols[i] (along n) and holds values[i] (bk x bn, zero outside the weight), all other blocks are
+zero, no block is given twice. BlockSparseConv has the attributes of FusedConv but `group`, which is 1, and a
+weight of `shape` [output channels, input channels, kernel...]: block i holds the weights of the kernel
+position taps[i] (counted row by row) from the input channels of block row rows[i] to the output channels of
+block column cols[i]. `distribution` (`banded BxA` or `grid BxA`, see ipucc.ops.distribution) says how the
+blocks of either are dealt to the tiles; without it placement chooses. For the last two, whose pattern is an operand, see `ipucc.graph.dynamic_schemas`.
 
 A node's function body (`attach_functions`) says the same in ONNX's own ops: a model with these ops runs in
 onnxruntime, and `oracle_model` inlines the bodies for evaluators that know no functions.

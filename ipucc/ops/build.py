@@ -1,10 +1,14 @@
 """The whole graph, node by node, as a tile graph."""
 
 from collections.abc import Collection
+from typing import Final
 
 import onnx_ir as ir
 
 from ipucc.diagnostics import CompileError, Diagnostic
+from ipucc.dtypes import to_storage
+from ipucc.graph.dynamic_schemas import DYNAMIC_OPS, INITIAL
+from ipucc.graph.schemas import DOMAIN
 from ipucc.ops.all import load_all
 from ipucc.ops.builder import Builder, BuildOptions, dtype_of
 from ipucc.ops.graph import TileGraph
@@ -21,9 +25,12 @@ def build_tile_graph(model: ir.Model, options: BuildOptions, joined: Collection[
     """
     load_all()
     b = Builder(options)
+    patterns = _pattern_inputs(model)
     for value in model.graph.inputs:
         if value.const_value is None:
-            b.add_input(value, value.metadata_props.get("ipucc.io_dtype", dtype_of(value)))
+            b.add_input(value, value.metadata_props.get("ipucc.io_dtype", dtype_of(value)), value in patterns)
+            if (initial := value.meta.get(INITIAL)) is not None:
+                b.graph.weights[str(value.name)] = to_storage(initial, dtype_of(value))
     one = {node: group for group in find_siblings(model.graph) if group.kind in joined for node in group.nodes}
     problems: list[Diagnostic] = []
     broken: set[ir.Value] = set()
@@ -45,3 +52,17 @@ def build_tile_graph(model: ir.Model, options: BuildOptions, joined: Collection[
     for value in model.graph.outputs:
         b.add_output(value, value.metadata_props.get("ipucc.io_dtype", dtype_of(value)))
     return b.graph
+
+
+def _pattern_inputs(model: ir.Model) -> set[ir.Value]:
+    """The graph inputs that are values or places of block-sparse operands, and nothing else."""
+    found = set()
+    for value in model.graph.inputs:
+        uses = value.uses()
+        if uses and all(node.op_type in DYNAMIC_OPS and node.domain == DOMAIN and i in _OPERANDS[node.op_type]
+                        for node, i in uses):  # fmt: skip
+            found.add(value)
+    return found
+
+
+_OPERANDS: Final = {"DynamicSparseMatMul": (1, 2), "SampledMatMul": (2,)}

@@ -142,12 +142,13 @@ class Builder:
         tensor = self._tensor(name, dims, dtype, "weight", max(0, len(dims) - 1), key=name)
         return Ref((Source(tensor, View.identity(dims)),), dims, dtype)
 
-    def add_input(self, value: ir.Value, declared: str) -> None:
-        """A graph input; `declared` is the type that callers give it in."""
+    def add_input(self, value: ir.Value, declared: str, resident: bool = False) -> None:
+        """A graph input; `declared` is the type that callers give it in. A resident one stays where it is needed for
+        many runs, like a weight."""
         shape, dtype = shape_of(value), dtype_of(value)
         name = str(value.name)
         grain = len(shape) - 1 if shape else 0
-        tensor = self._tensor(name, shape, dtype, "input", grain, key=name)
+        tensor = self._tensor(name, shape, dtype, "weight" if resident else "input", grain, key=name)
         self.graph.inputs.append((name, declared, shape))
         self.env[value] = Ref((Source(tensor, View.identity(shape)),), shape, dtype)
 

@@ -20,7 +20,7 @@ from ipucc.graph.dynamic_schemas import ATTRIBUTES, buckets_of
 from ipucc.ops.builder import Builder, lowering, shape_of
 from ipucc.ops.graph import Ref
 from ipucc.ops.matmul import aligned
-from ipucc.ops.spec import Along, Axis, Everything, Operand, Span
+from ipucc.ops.spec import Along, Axis, DimMap, Everything, Operand, Span
 from ipucc.sparsity.buckets import Buckets, PatternInput
 from ipucc.tiles.view import Group, View
 
@@ -144,7 +144,7 @@ def _taken(b: Builder, dense: Ref, buckets: Buckets, columns: bool) -> Operand:
 
 def _slots(b: Builder, ref: Ref, inner: tuple[int, ...]) -> Operand:
     """Values or places, [bands, groups, capacity, inner...]."""
-    dims = (Along("r"), Along("c"), Everything(ref.shape[2]), *(Everything(n) for n in inner))
+    dims: list[DimMap] = [Along("r"), Along("c"), *(Everything(n) for n in (ref.shape[2], *inner))]
     return b.operand(ref, dims, want=3 if min(inner) > 2 else 2)
 
 
@@ -175,7 +175,5 @@ def _join(
         ref, dims = aligned(b, extra, shape, (m, n), ("m", "n"))
         operands.append(b.operand(ref, dims, want=0 if grain == 0 and ref.shape[0] > 1 else None))
     expr = node.attributes.get_string("expr", "")
-    codelet = Reduce(
-        "sum", ("d",), ("m", "n"), dtype, 1.0, "" if expr == "x" else expr, tuple(e.dtype for e in extras)
-    )
+    codelet = Reduce("sum", ("d",), ("m", "n"), dtype, 1.0, "" if expr == "x" else expr, tuple(e.dtype for e in extras))
     return b.reshape(b.compute(node.op_type, axes, operands, ("m", "n"), dtype, codelet, grain), shape)

@@ -17,6 +17,7 @@ from ipucc.diagnostics import CompileError, error
 from ipucc.dtypes import STORAGE
 from ipucc.program.container import Bytes, read_archive
 from ipucc.program.fields import Field, parse_json, typed_fields
+from ipucc.program.file_patterns import read_patterns
 from ipucc.program.file_plans import read_placement
 from ipucc.program.file_write import FORMAT, IDENTITY_LIMIT, VERSION
 from ipucc.program.model import (
@@ -89,6 +90,7 @@ def load_program(path: str | Path) -> Program:
         _ports(manifest["inputs"]), _ports(manifest["outputs"]), dict(sorted(weights.items())), info
     )
     program.ops = ops
+    program.patterns = read_patterns(manifest["patterns"], program.inputs)
     verify_program(program, where)
     return program
 
@@ -106,7 +108,16 @@ def _manifest(entries: Mapping[str, Bytes], where: str) -> Field:
         raise error("IPU0504", f"the program has format version {version}, this ipucc reads {VERSION}", where=where,
                     help=["compile the model again with this ipucc"])  # fmt: skip
     return manifest.keys(
-        "format", "version", "tool", "target", "target_digest", "inputs", "outputs", "missing_weights", "info"
+        "format",
+        "version",
+        "tool",
+        "target",
+        "target_digest",
+        "inputs",
+        "outputs",
+        "patterns",
+        "missing_weights",
+        "info",
     )
 
 

@@ -17,6 +17,7 @@ from ipucc import __version__
 from ipucc.codelets.base import Cells, Codelet
 from ipucc.program.container import Writer, write_archive
 from ipucc.program.fields import plain
+from ipucc.program.file_patterns import pattern_entries
 from ipucc.program.file_plans import placement_entry
 from ipucc.program.model import (
     Binding,
@@ -40,7 +41,7 @@ from ipucc.tiles.view import View
 __all__ = ["FORMAT", "IDENTITY_LIMIT", "VERSION", "save_program"]
 
 FORMAT: Final = "ipucc program"
-VERSION: Final = 1
+VERSION: Final = 2
 
 IDENTITY_LIMIT: Final = 1 << 24
 """Index maps 0, 1, 2, ... up to this length are stored as their length alone; longer ones as arrays, so that no small
@@ -67,6 +68,7 @@ def save_program(program: Program, path: str | Path) -> None:
         "target_digest": program.target.digest(),
         "inputs": program.inputs,
         "outputs": program.outputs,
+        "patterns": pattern_entries(program.patterns.values()),
         "missing_weights": sorted(name for name, value in program.weights.items() if value is None),
         "info": info,
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from ipucc.codelets.base import Array, Cells, Codelet, Counts
 from ipucc.program.order import FIRST_ORDER, Order
+from ipucc.sparsity.buckets import PatternInput
 from ipucc.target import Target
 from ipucc.tiles.intersect import Track
 from ipucc.tiles.layout import Ints, Layout
@@ -172,8 +173,9 @@ class Program:
     """A compiled program. `steps` run in order, host writes first and host reads last.
 
     `inputs` and `outputs` are (name, ONNX element type, shape); `weights` maps the names that host writes use to
-    arrays, None for a weight that is absent (such a program can only be timed). `ops` says what the steps carry out, in
-    running order; it is for people and tools, a run does not need it.
+    arrays, None for a weight that is absent (such a program can only be timed). An input that has a weight runs with it
+    where it is not given. `patterns` are the block-sparse operands that are inputs, by name. `ops` says what the steps
+    carry out, in running order; it is for people and tools, a run does not need it.
     """
 
     target: Target
@@ -186,6 +188,18 @@ class Program:
     code_bytes: int = 0
     manifest: dict[str, object] = field(default_factory=dict)
     ops: tuple[PlannedOp, ...] = ()
+    patterns: dict[str, PatternInput] = field(default_factory=dict)
+
+    @property
+    def resident(self) -> frozenset[str]:
+        """The tensors that stay on the tiles from run to run: weights, and inputs that are patterns."""
+        patterns = {name for p in self.patterns.values() for name in (p.values, p.places)}
+        return frozenset(self.weights).difference(name for name, _, _ in self.inputs) | patterns
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The inputs that have a value, with which the program runs where they are not given."""
+        return frozenset(name for name, _, _ in self.inputs if self.weights.get(name) is not None)
 
 
 def walk(steps: Sequence[Step], functions: dict[str, tuple[Step, ...]]) -> Iterator[Step]:

@@ -130,6 +130,8 @@ def ports(facts: Facts) -> Found:
             shape = inputs.get(step.tensor, None if weight is None else tuple(weight.shape))
             if step.tensor not in inputs and step.tensor not in program.weights:
                 yield Problem(f"{name_of(step)}: there is no such input or weight")
+            elif weight is not None and tuple(weight.shape) != shape:
+                yield Problem(f"{name_of(step)}: its value has the shape {tuple(weight.shape)}, it is declared {shape}")
             elif shape is not None and step.view.src != shape:
                 yield Problem(f"{name_of(step)}: it has the shape {shape}, the view reads {step.view.src}")
         if isinstance(step, HostRead):

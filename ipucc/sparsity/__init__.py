@@ -7,6 +7,7 @@ what is said of blocks is an array over their grid [taps, ceil(k / bk), ceil(n /
 """
 
 from ipucc.sparsity.blocks import BLOCK_SIDES, Block, check_block, cut, grid_of, join
+from ipucc.sparsity.buckets import BeyondCapacity, Buckets, capacity_for
 from ipucc.sparsity.density import erk, uniform
 from ipucc.sparsity.masks import blocks_with_any, choose, kept_count, read_mask
 from ipucc.sparsity.patterns import PATTERNS, banded, block_diagonal, butterfly
@@ -17,7 +18,9 @@ __all__ = [
     "BLOCK_SIDES",
     "PATTERNS",
     "SCORES",
+    "BeyondCapacity",
     "Block",
+    "Buckets",
     "Gram",
     "Scan",
     "banded",
@@ -25,6 +28,7 @@ __all__ = [
     "block_scores",
     "blocks_with_any",
     "butterfly",
+    "capacity_for",
     "check_block",
     "choose",
     "cut",

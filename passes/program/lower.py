@@ -71,6 +71,7 @@ class _Lowering:
             list(self.graph.inputs),
             [(o.name, o.dtype, o.shape) for o in self.graph.outputs],
             {k: v for k, v in self.graph.weights.items() if k in written},
+            patterns=dict(self.graph.patterns),
         )
 
     def _buffer(self, name: str, dtype: str, layout: Layout, alias: int = -1) -> int:

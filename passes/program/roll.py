@@ -356,4 +356,15 @@ def _without_unused(old: Program, buffers: list[Buffer], steps: list[Step], used
         x = buffers[b]
         final.append(Buffer(x.name, x.dtype, x.layout, -1, number[x.alias] if x.alias >= 0 else -1, x.alias_offset))
     renamed = [_renumbered(s, number) for s in steps]
-    return Program(old.target, final, renamed, old.inputs, old.outputs, old.weights, old.functions, 0, old.manifest)
+    return Program(
+        old.target,
+        final,
+        renamed,
+        old.inputs,
+        old.outputs,
+        old.weights,
+        old.functions,
+        0,
+        old.manifest,
+        patterns=old.patterns,
+    )

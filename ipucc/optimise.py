@@ -115,8 +115,9 @@ def optimise_model(
         elif on_start is not None:
             on_start(event.name)
 
+    predict = predictor(options, known)
     done = run_pipeline(
-        model, pipeline, context=PassContext(predict=predictor(options, known)), print_after=print_after,
+        model, pipeline, context=PassContext(predict=predict, target=predict.known.target), print_after=print_after,
         stream=stream, dump=dump, on_event=heard,
     )  # fmt: skip
     return Optimised(model, str(pipeline), clock.seconds, done.remarks)

@@ -19,7 +19,16 @@ from ipucc.graph.shapes import Shape
 from ipucc.sparsity.blocks import check_block
 from ipucc.sparsity.buckets import Buckets
 
-__all__ = ["ATTRIBUTES", "DYNAMIC_OPS", "INITIAL", "buckets_of", "product_body", "product_shape", "sampled_body", "sampled_shape"]
+__all__ = [
+    "ATTRIBUTES",
+    "DYNAMIC_OPS",
+    "INITIAL",
+    "buckets_of",
+    "product_body",
+    "product_shape",
+    "sampled_body",
+    "sampled_shape",
+]
 
 DYNAMIC_OPS: Final = ("DynamicSparseMatMul", "SampledMatMul")
 INITIAL: Final = "ipucc.initial"

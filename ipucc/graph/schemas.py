@@ -19,7 +19,8 @@ zero, no block is given twice. BlockSparseConv has the attributes of FusedConv b
 weight of `shape` [output channels, input channels, kernel...]: block i holds the weights of the kernel
 position taps[i] (counted row by row) from the input channels of block row rows[i] to the output channels of
 block column cols[i]. `distribution` (`banded BxA` or `grid BxA`, see ipucc.ops.distribution) says how the
-blocks of either are dealt to the tiles; without it placement chooses. For the last two, whose pattern is an operand, see `ipucc.graph.dynamic_schemas`.
+blocks of either are dealt to the tiles; without it placement chooses. For the last two, whose
+pattern is an operand, see `ipucc.graph.dynamic_schemas`.
 
 A node's function body (`attach_functions`) says the same in ONNX's own ops: a model with these ops runs in
 onnxruntime, and `oracle_model` inlines the bodies for evaluators that know no functions.
@@ -71,7 +72,8 @@ def expression(node: ir.Node) -> language.Expr:
 def extra_operands(node: ir.Node) -> tuple[ir.Value, ...]:
     """The operands a0, a1, ... of a node of the domain `ipucc`."""
     first = CONTRACTIONS.get(node.op_type, 0)
-    return tuple(v for v in node.inputs[first:] if v is not None)
+    # A sampled product has no expression, and with that no operands of one.
+    return () if node.op_type == "SampledMatMul" else tuple(v for v in node.inputs[first:] if v is not None)
 
 
 def register() -> None:

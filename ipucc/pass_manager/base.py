@@ -10,6 +10,8 @@ from ipucc.diagnostics import Diagnostic, JsonValue
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from ipucc.target import Target
+
 OptionValue: TypeAlias = "bool | int | float | str | tuple[OptionValue, ...]"
 
 
@@ -65,10 +67,12 @@ class Pass:
 class PassContext:
     """What passes share during one run of a pipeline: remarks, and answers from the outside.
 
-    `predict` is the planner's estimate of a node (None: nobody can say).
+    `predict` is the planner's estimate of a node (None: nobody can say), `target` the machine that the model is
+    compiled for (None: not known).
     """
 
     predict: "Predict | None" = None
+    target: "Target | None" = None
     remarks: list[Diagnostic] = field(default_factory=list)
     pass_name: str = ""
     _seen: set[Diagnostic] = field(default_factory=set, repr=False)

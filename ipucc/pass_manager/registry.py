@@ -24,6 +24,7 @@ ENTRY_POINT_GROUP: Final = "ipucc.passes"
 
 BUILT_IN: Final[dict[str, tuple[str, str]]] = {
     "clean-up": ("ipucc.passes.graph.clean_up", "CleanUp"),
+    "dynamic-sparse": ("ipucc.passes.graph.dynamic_sparse", "DynamicSparse"),
     "fuse": ("ipucc.passes.graph.fuse", "Fuse"),
     "fuse-activation": ("ipucc.passes.graph.fuse_activation", "FuseActivation"),
     "fuse-attention": ("ipucc.passes.graph.fuse_attention", "FuseAttention"),

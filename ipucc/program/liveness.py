@@ -39,8 +39,8 @@ def liveness(program: Program) -> NDArray[np.int64]:
 
     A moment is a step in the order of the text, bodies of loops in place. A buffer that lives within one iteration of a
     loop has moments of its own; one that a loop shares with the outside or with other iterations lives through all of
-    the loop. Aliases extend their root and have no life of their own. Weights and patterns live through the whole program, other
-    inputs from its start: the host writes before the first superstep, and a program may be run again.
+    the loop. Aliases extend their root and have no life of their own. Weights and patterns live through the whole
+    program, other inputs from its start: the host writes before the first superstep, and a program may be run again.
     """
     live = np.full((len(program.buffers), 2), -1, np.int64)
     outside: dict[int, int] = {}

@@ -168,7 +168,7 @@ def test_json_that_is_none(good: Path, tmp_path: Path) -> None:
 
 
 MANIFEST: list[tuple[tuple[str | int, ...], object, str]] = [
-    (("version",), 2, "IPU0504"),
+    (("version",), 3, "IPU0504"),
     (("version",), "1", "IPU0506"),
     (("extra",), 1, "IPU0506"),
     (("inputs",), {"x": 1}, "IPU0506"),

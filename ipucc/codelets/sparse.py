@@ -23,20 +23,13 @@ def block_sparse_cycles(
     rows: 13 + n (fp16, side 4), 14 + 2(n-1) (8), 19 + 4(n-1) (16); fp32 12 + 4(n-1), 19 + 8(n-1), 2(37 + 8(n-1)).
     Blocks of other sides count as the next larger one; larger than 16 as several.
 
-    Single elements (the same file's element-wise estimate): workers x (31 + per output 8 + 3 (k - 1) for every 8 rows
-    of a worker and 7 + 2 (k - 1) for every 4 that are left), k elements an output; fp32 has half as many rows in a
-    pass (inferred).
+    Single elements: see `_elements`.
     """
     n = np.maximum(1, per_worker(rows, target))
     half = itemsize(dtype) <= 2
     side = max(block)
     if side == 1:
-        wide = 8 if half else 4
-        full, rest = n // wide, -(-(n % wide) // (wide // 2))
-        passes = full * (5 * outputs + 3 * blocks)
-        # What is left of a pass takes one of half its rows or, with more than those, a whole one.
-        passes = passes + np.where(rest == 2, 5 * outputs + 3 * blocks, rest * (5 * outputs + 2 * blocks))
-        return np.asarray(30 + target.workers * (31 + passes), np.int64)
+        return _elements(rows, blocks, outputs, half, target)
     if side <= 4:
         y = 13 + n if half else 12 + 4 * (n - 1)
     elif side <= 8:
@@ -46,6 +39,27 @@ def block_sparse_cycles(
     w = target.workers
     area = block[0] * block[1] * itemsize(dtype) // 8
     return np.asarray(30 + 15 * w + outputs * (2 * w + 17) + blocks * (16 + area + y * w), np.int64)
+
+
+def _elements(rows: Counts, blocks: Counts, outputs: Counts, half: bool, target: Target) -> Counts:
+    """Cycles of a vertex that multiplies single elements.
+
+    poplibs, the same file's element-wise estimate: workers x (31 + outputs of a worker x (8 + 3 (k - 1)) for every 8
+    rows of the dense operand, (7 + 2 (k - 1)) for every 4), k elements an output. Workers share the outputs; where
+    there are few, the rows (inferred). fp32 has half as many rows in a pass (inferred).
+    """
+    wide = 8 if half else 4
+
+    def passes(rows: Counts, outputs: Counts, blocks: Counts) -> Counts:
+        full, rest = rows // wide, -(-(rows % wide) // (wide // 2))
+        more, less = 5 * outputs + 3 * blocks, 5 * outputs + 2 * blocks
+        return np.asarray(full * more + np.where(rest == 2, more, rest * less))
+
+    w = target.workers
+    each = per_worker(outputs, target)
+    by_outputs = passes(rows, each, -(-blocks * each // np.maximum(outputs, 1)))
+    by_rows = passes(np.maximum(1, per_worker(rows, target)), outputs, blocks)
+    return np.asarray(30 + w * (31 + np.minimum(by_outputs, by_rows)), np.int64)
 
 
 @register

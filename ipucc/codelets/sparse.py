@@ -10,7 +10,7 @@ from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, regis
 from ipucc.dtypes import itemsize
 from ipucc.target import Target
 
-__all__ = ["BlockSparse", "block_sparse_cycles"]
+__all__ = ["BlockSparse", "block_sparse_cycles", "run_blocks"]
 
 
 def block_sparse_cycles(
@@ -41,6 +41,20 @@ def block_sparse_cycles(
     return np.asarray(30 + 15 * w + outputs * (2 * w + 17) + blocks * (16 + area + y * w), np.int64)
 
 
+def run_blocks(
+    values: Array, place: Array, first: Array, blocks: int, block: tuple[int, int]
+) -> tuple[Array, Counts, Counts]:  # fmt: skip
+    """The blocks [tiles, z, bk, bn] of one run a tile, and of each its place and its slot [tiles, z]. Those past a
+    run's end are zero, and add nothing wherever they go."""
+    tiles, (bk, bn) = values.shape[0], block
+    starts = np.minimum(first[:, 0].astype(np.int64), blocks)
+    slot = np.zeros((tiles, blocks + 1), np.int64)
+    # Before every slot but the first one, its number rises; one without blocks rises with the next.
+    np.add.at(slot, (np.arange(tiles)[:, None], starts[:, 1:-1]), 1)
+    shaped = values[:, 0, : blocks * bk * bn].reshape(tiles, blocks, bk, bn)
+    return shaped, place[:, 0, :blocks].astype(np.int64), slot.cumsum(axis=1)[:, :blocks]
+
+
 def _elements(rows: Counts, blocks: Counts, outputs: Counts, half: bool, target: Target) -> Counts:
     """Cycles of a vertex that multiplies single elements.
 
@@ -67,8 +81,9 @@ def _elements(rows: Counts, blocks: Counts, outputs: Counts, half: bool, target:
 class BlockSparse(Codelet):
     """Partials of one run of blocks: out[r, m, slot x bn + j] += A[m, place x bk + i] values[z, i, j].
 
-    Operand 0 is the dense operand, gathered: [m, places x bk]; operand 1 the run's blocks [z, bk, bn]; operand 2 per
-    block (place, slot). `blocks` and `outputs` are those of the fullest run; cells hold one run each.
+    Operand 0 is the dense operand, gathered: [m, places x bk]; operand 1 the run's blocks [r, z x bk x bn], slot by
+    slot; operand 2 the place of each [r, z]; operand 3 where the blocks of every slot begin, and end [r, slots + 1].
+    `blocks` and `outputs` are those of the fullest run; cells hold one run each.
     """
 
     block: tuple[int, int]
@@ -88,15 +103,15 @@ class BlockSparse(Codelet):
         return work + target.workers * zero
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
-        a, values, place = operands
+        a, values, place, first = operands
         bk, bn = self.block
         tiles, rows = a.shape[:2]
+        values, place, slot = run_blocks(values, place, first, self.blocks, self.block)
         dense = a.reshape(tiles, rows, -1, bk)
         out = np.zeros((tiles, rows, self.outputs, bn), np.float32)
         at = np.arange(tiles)
-        for z in range(values.shape[1]):
-            left = dense[at, :, np.clip(place[:, z, 0], 0, dense.shape[2] - 1)]
-            # Positions past a run's end are filled with zeros and add nothing.
+        for z in range(self.blocks):
+            left = dense[at, :, np.minimum(place[:, z], dense.shape[2] - 1)]
             product = left * values[:, z] if bk == 1 else np.matmul(left, values[:, z])
-            out[at, :, np.clip(place[:, z, 1], 0, self.outputs - 1)] += product
+            out[at, :, slot[:, z]] += product
         return [out.reshape(tiles, 1, rows, self.outputs * bn)]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
-from ipucc.codelets.sparse import block_sparse_cycles
+from ipucc.codelets.sparse import block_sparse_cycles, run_blocks
 from ipucc.codelets.windows import aligned, taps
 from ipucc.dtypes import itemsize
 from ipucc.target import Target
@@ -22,9 +22,9 @@ class BlockSparseConv(Codelet):
     """Partials of one run of blocks: out[r, n, slot x bn + j, o..] += sum over i of values[z, i, j] times
     X[n, place x bk + i, o * stride + tap * dilation - begin].
 
-    Operand 0 is X with the channels that the run needs, [n, places x bk, ...]; operand 1 the run's blocks [z, bk, bn];
-    operand 2 per block (place, slot, tap), taps counted row by row of `kernel`. `blocks` and `outputs` are those of the
-    fullest run; cells hold one run each. `grains` as for Conv.
+    Operand 0 is X with the channels that the run needs, [n, places x bk, ...]; operands 1 and 3 are as for BlockSparse,
+    operand 2 has place x taps + tap per block [r, z], taps counted row by row of `kernel`. `blocks` and `outputs` are
+    those of the fullest run; cells hold one run each. `grains` as for Conv.
     """
 
     kernel: tuple[int, ...]
@@ -56,8 +56,9 @@ class BlockSparseConv(Codelet):
         return np.asarray(work + target.workers * zero, np.int64)
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
-        x, values, place = operands
+        x, values, place, first = operands
         bk, bn = self.block
+        values, place, slot = run_blocks(values, place, first, self.blocks, self.block)
         out = [cells.padded(f"o{d}") for d in range(len(self.kernel))]
         for d, (k, s, dil, begin, grain) in enumerate(
             zip(self.kernel, self.strides, self.dilations, self.begins, self.grains, strict=True)
@@ -68,17 +69,15 @@ class BlockSparseConv(Codelet):
         tiles, batch, channels = windows.shape[:3]
         places = batch * prod(out)
         sums = np.zeros((tiles, self.outputs, bn, places), np.float32)
-        for z in range(values.shape[1]):
-            # Positions past a run's end are filled with zeros and add nothing.
-            at = np.clip(place[:, z, 0], 0, channels // bk - 1)
-            slot = np.clip(place[:, z, 1], 0, self.outputs - 1)
-            tap = np.clip(place[:, z, 2], 0, prod(self.kernel) - 1)
+        for z in range(self.blocks):
+            at, tap = np.divmod(place[:, z], prod(self.kernel))
+            at = np.minimum(at, channels // bk - 1)
             for t in np.unique(tap).tolist():
                 some = np.flatnonzero(tap == t)
                 channel = at[some, None] * bk + np.arange(bk)[None, :]
                 one = windows[(slice(None),) * 3 + np.unravel_index(t, self.kernel)]
                 # Indexed dimensions come first: [tiles, bk, n, o...].
                 left = one[some[:, None], :, channel].reshape(some.size, bk, places)
-                sums[some, slot[some]] += np.matmul(values[some, z].swapaxes(1, 2), left)
+                sums[some, slot[some, z]] += np.matmul(values[some, z].swapaxes(1, 2), left)
         shaped = sums.reshape(tiles, self.outputs * bn, batch, *out).swapaxes(1, 2)
         return [shaped[:, None]]

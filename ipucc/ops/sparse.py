@@ -24,7 +24,7 @@ from ipucc.ops.matmul import aligned
 from ipucc.ops.spec import Along, Axis, Everything, Operand, Span
 from ipucc.tiles.view import Group, View
 
-__all__ = ["distributions", "gathered_rows", "joined_columns"]
+__all__ = ["blocks_of_runs", "distributions", "gathered_rows", "joined_columns"]
 
 Ints = NDArray[np.int64]
 
@@ -78,16 +78,16 @@ def _narrow(side: int, dtype: str) -> bool:
     return side * itemsize(dtype) < 8
 
 
-def gathered_rows(runs: Runs, block: int, together: int, size: int) -> tuple[Ints, Ints, Ints]:
+def gathered_rows(runs: Runs, block: int, together: int, size: int) -> tuple[Ints, Ints]:
     """Which of `size` elements the runs need, block by block and run by run (-1: none), and per run where its part
-    begins, in elements, and how many blocks it has. Every part holds whole groups of `together` blocks."""
+    begins, in elements. Every part holds whole groups of `together` blocks."""
     count = np.diff(runs.row_start)
     length = -(-count // together) * together
     begin = np.concatenate([[0], np.cumsum(length)])
     rows = np.full(int(begin[-1]), -1)
     rows[np.repeat(begin[:-1] - runs.row_start[:-1], count) + np.arange(runs.rows.size)] = runs.rows
     need = np.where(rows[:, None] >= 0, rows[:, None] * block + np.arange(block)[None, :], -1).reshape(-1)
-    return np.where(need < size, need, -1), begin * block, length
+    return np.where(need < size, need, -1), begin * block
 
 
 def _multiply(
@@ -98,17 +98,12 @@ def _multiply(
     (bk, bn), m = pattern.block, a.shape[0]
     outputs = runs.columns.shape[1]
     # Every run's list begins on a grain: blocks of half a grain are padded with one that has no source.
-    need, begin, _ = gathered_rows(runs, bk, max(1, b.grain(a.dtype) // bk) if along else 1, shape[0])
+    need, begin = gathered_rows(runs, bk, max(1, b.grain(a.dtype) // bk) if along else 1, shape[0])
     gathered = b.view(a, View.take(a.shape, 1, need))
-    values = b.view(values, View.take(values.shape, 0, runs.order))
-    table = np.stack([runs.place, runs.slot], axis=1).astype(np.int32)
-    places = b.literal(f"{b.name()}.places {name}", table, "int32")
     axes = (Axis("r", runs.count, pinned=True), Axis("m", m), Axis("p", outputs * bn, "whole"))
-    low, high = runs.start[:-1], runs.start[1:]
     operands: list[Operand] = [
         b.operand(gathered, (Along("m"), Span("r", begin[:-1], begin[1:])), want=along, fetched=True),
-        b.operand(values, (Span("r", low, high), Everything(bk), Everything(bn)), want=1),
-        b.operand(places, (Span("r", low, high), Everything(2)), want=1),
+        *blocks_of_runs(b, values, runs, runs.place, int(np.diff(runs.row_start).max()), name),
     ]
     codelet = BlockSparse((bk, bn), int(np.diff(runs.start).max()), outputs, a.dtype)
     return b.compute(
@@ -116,6 +111,30 @@ def _multiply(
         1 if _narrow(bn, partials) else 2, f"{b.name()}.partials",
         macs=m * prod(shape), sparse_macs=m * runs.order.size * bk * bn,
     )  # fmt: skip
+
+
+def blocks_of_runs(b: Builder, values: Ref, runs: Runs, places: Ints, limit: int, name: str) -> list[Operand]:
+    """Three operands with a row per run, padded to the longest: the blocks, one after the other; per block its entry of
+    `places`, which are below `limit`; and where the blocks of every slot begin, and end. Blocks lie slot by slot."""
+    count, most = np.diff(runs.start), int(np.diff(runs.start).max())
+    nth = np.arange(most)
+    order = np.where(nth < count[:, None], runs.start[:-1, None] + nth, -1)
+    inside = order >= 0
+    _, bk, bn = values.shape
+    held = View.take(values.shape, 0, np.where(inside, runs.order[order], -1).reshape(-1))
+    values = b.reshape(b.view(values, held), (runs.count, most * bk * bn))
+    kind = "uint16" if limit <= 1 << 16 else "int32"
+    table = np.where(inside, places[order], 0).astype(kind)
+    slots = runs.columns.shape[1]
+    run = np.repeat(np.arange(runs.count), count)
+    first = np.zeros((runs.count, slots + 1), np.int32)
+    np.add.at(first, (run, runs.slot + 1), 1)
+    rows = (
+        values,
+        b.literal(f"{b.name()}.places {name}", table, kind),
+        b.literal(f"{b.name()}.slots {name}", first.cumsum(axis=1, dtype=np.int32), "int32"),
+    )
+    return [b.operand(ref, (Along("r"), Everything(ref.shape[1])), want=1) for ref in rows]
 
 
 def joined_columns(runs: Runs, blocks: int, bn: int, width: int, n: int) -> tuple[int, Ints]:

@@ -15,8 +15,8 @@ from ipucc.ops.builder import Builder, lowering, shape_of
 from ipucc.ops.distribution import Pattern, Runs
 from ipucc.ops.elementwise import broadcast_dims
 from ipucc.ops.graph import Ref
-from ipucc.ops.sparse import distributions, gathered_rows, joined_columns
-from ipucc.ops.spec import Along, Axis, Everything, Operand, Span
+from ipucc.ops.sparse import blocks_of_runs, distributions, gathered_rows, joined_columns
+from ipucc.ops.spec import Along, Axis, Operand, Span
 from ipucc.ops.window import Window, window_of
 from ipucc.tiles.view import Group, View
 
@@ -71,22 +71,20 @@ def _convolve(b: Builder, layer: _Layer, runs: Runs, partials: str, name: str) -
     (bk, bn), (batch, oc, *out) = pattern.block, layer.shape
     outputs = runs.columns.shape[1]
     assert pattern.taps is not None
-    need, begin, _ = gathered_rows(runs, bk, max(1, b.grain(x.dtype) // bk), x.shape[1])
+    need, begin = gathered_rows(runs, bk, max(1, b.grain(x.dtype) // bk), x.shape[1])
     gathered = b.view(x, View.take(x.shape, 1, need))
-    values = b.view(layer.values, View.take(layer.values.shape, 0, runs.order))
-    table = np.stack([runs.place, runs.slot, pattern.taps[runs.order]], axis=1).astype(np.int32)
-    places = b.literal(f"{b.name()}.places {name}", table, "int32")
+    window_size = prod(window.kernel)
+    places = runs.place * window_size + pattern.taps[runs.order]
+    limit = int(np.diff(runs.row_start).max()) * window_size
     spatial = tuple(f"o{d}" for d in range(len(out)))
     axes = (
         Axis("r", runs.count, pinned=True), Axis("n", batch), Axis("p", outputs * bn, "whole"),
         *(Axis(axis, size) for axis, size in zip(spatial, out, strict=True)),
     )  # fmt: skip
-    low, high = runs.start[:-1], runs.start[1:]
     spans = [window.span(d, size) for d, size in enumerate(out)]
     operands: list[Operand] = [
         b.operand(gathered, (Along("n"), Span("r", begin[:-1], begin[1:]), *spans), want=1, fetched=True),
-        b.operand(values, (Span("r", low, high), Everything(bk), Everything(bn)), want=1),
-        b.operand(places, (Span("r", low, high), Everything(3)), want=1),
+        *blocks_of_runs(b, layer.values, runs, places, limit, name),
     ]
     grains = Window.grains(operands[0], 2)
     codelet = BlockSparseConv(

@@ -14,6 +14,7 @@ import numpy as np
 
 from ipucc.dtypes import itemsize
 from ipucc.ops.spec import Everything, TileOp
+from ipucc.passes.plan.bargains import bargains, best_of, fastest_of, undominated
 from ipucc.passes.plan.grid import Plan
 from ipucc.passes.plan.price import Counts, Hosted, Priced, Serial, leaves_words, price, rounds_of
 from ipucc.passes.plan.steps import serial_steps
@@ -23,8 +24,6 @@ from ipucc.tiles.cuts import useful_parts
 __all__ = ["Enumerated", "enumerate_plans", "plans_with_cuts"]
 
 _MAX_COMBINATIONS: Final = 30_000
-_PRICES: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Cycles per byte at which plans are compared."""
 _FEW: Final = 8
 """Partials of a result that are joined at once in any case."""
 _EXACT: Final = 4
@@ -182,20 +181,18 @@ def _select(
         rows = np.flatnonzero(priced.shared > 0) if gathered else np.arange(score.size)
         if not rows.size:
             continue
-        order = rows[np.lexsort((memory[rows], score[rows]))]
         total = priced.total(gathered, alike)
-        fits = order[total[order] <= budget]
-        chosen = list(fits[: 4 * keep].tolist())
-        chosen += [
-            int(i) for i in order[_bargains(score[order], memory[order] - resident[order], resident[order], alike)]
-        ]
-        chosen += [int(order[x[order].argmin()]) for x in (memory, resident, total)]
-        for i in dict.fromkeys(chosen):
-            steps = None if serial is None else (serial.axis, int(serial.steps[i]))
-            rotates = serial is not None and serial.rotates
-            figures = int(score[i]), int(memory[i]), int(resident[i])
-            form, groups = int(priced.form[i]), int(priced.groups[i])
-            out.append(_Row(family, form, parts[i], steps, rotates, groups, gathered, *figures))
+        chosen = fastest_of(rows[total[rows] <= budget], score, memory, 4 * keep).tolist()
+        front = undominated(rows, score, memory, resident, alike)
+        front = front[bargains(score[front], memory[front] - resident[front], resident[front], alike)]
+        chosen += front.tolist()
+        chosen += [best_of(rows, x, score, memory) for x in (memory, resident, total)]
+        rotates = serial is not None and serial.rotates
+        at = np.asarray(list(dict.fromkeys(chosen)))
+        columns = (x[at].tolist() for x in (priced.form, priced.groups, score, memory, resident))
+        steps = [None] * at.size if serial is None else [(serial.axis, n) for n in serial.steps[at].tolist()]
+        for i, turns, form, groups, *figures in zip(at.tolist(), steps, *columns, strict=True):
+            out.append(_Row(family, form, parts[i], turns, rotates, groups, gathered, *figures))
     return out
 
 
@@ -273,9 +270,9 @@ def _diverse(pool: list[_Row], keep: int, budget: int, alike: int) -> list[_Row]
     fits = np.flatnonzero(total <= budget).tolist()
     chosen = dict.fromkeys(fits[: -(-keep // 3)] or range(-(-keep // 3)))
     chosen |= dict.fromkeys(int(x.argmin()) for x in (total, memory, resident))
-    bargains = _bargains(score, memory - resident, resident, alike)
-    step = max(1, -(-len(bargains) // max(1, keep // 2)))
-    chosen |= dict.fromkeys(bargains[::step])
+    priced = bargains(score, memory - resident, resident, alike)
+    step = max(1, -(-len(priced) // max(1, keep // 2)))
+    chosen |= dict.fromkeys(priced[::step])
     shapes = {_shape(pool[i]) for i in chosen}
     for i, row in enumerate(pool):
         if len(chosen) >= keep:
@@ -288,18 +285,6 @@ def _diverse(pool: list[_Row], keep: int, budget: int, alike: int) -> list[_Row]
             break
         chosen.setdefault(i)
     return [pool[i] for i in sorted(chosen)]
-
-
-def _bargains(score: Counts, temp: Counts, resident: Counts, alike: int) -> list[int]:
-    """The best rows at prices of temporary and resident bytes, from free to dear, without those that come up again.
-
-    A placement that memory binds is the cheapest at some price of bytes, so these are the plans that it is made of.
-    """
-    found: dict[int, None] = {}
-    for held in _PRICES:
-        for used in _PRICES:
-            found.setdefault(int((score + used * temp + held * alike * resident).argmin()))
-    return list(found)
 
 
 def _shape(row: _Row) -> tuple[object, ...]:

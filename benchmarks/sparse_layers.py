@@ -21,12 +21,11 @@ import click
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from sparse_figures import Blocks, blocks_per_tile
 
 import ipucc
 from ipucc.cli.output import table
-from ipucc.codelets.sparse import BlockSparse
 from ipucc.oracle import check
-from ipucc.program.model import Compute, Program, walk
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "samples"))
 from linear import linear
@@ -47,15 +46,6 @@ class Network:
     weights: tuple[str, ...]
     inputs: tuple[dict[str, np.ndarray], ...]
     labels: tuple[np.ndarray, ...] = ()
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Blocks of one sparse layer: mean over the tiles that multiply some, the most on one tile, those tiles."""
-
-    mean: float
-    fullest: int
-    tiles: int
 
 
 @dataclass(frozen=True)
@@ -124,27 +114,6 @@ def keep_blocks(dense: np.ndarray, block: int, density: float) -> np.ndarray:
     keep = np.zeros(norms.size, bool)
     keep[np.argsort(-norms, axis=None, kind="stable")[:count]] = True
     return (view * keep.reshape(norms.shape)[:, None, :, None]).reshape(padded.shape)[:rows, :cols]
-
-
-def blocks_per_tile(program: Program) -> tuple[Blocks, ...]:
-    """Per sparse layer, how many blocks the tiles multiply, read off the layout of the blocks."""
-    layers: dict[int, set[tuple[int, int]]] = {}
-    for step in walk(program.steps, program.functions):
-        if isinstance(step, Compute) and isinstance(step.codelet, BlockSparse):
-            binding = step.operands[1]
-            work = layers.setdefault(binding.buffer, set())
-            work.update(zip(step.tiles.tolist(), binding.cells.tolist(), strict=True))
-    found = []
-    for buffer, work in layers.items():
-        layout = program.buffers[buffer].layout
-        low, high = layout.cuts[0]
-        per_tile: dict[int, int] = {}
-        for tile, cell in sorted(work):
-            run = np.unravel_index(cell, layout.grid)[0]
-            per_tile[tile] = per_tile.get(tile, 0) + int(high[run] - low[run])
-        busy = [count for count in per_tile.values() if count]
-        found.append(Blocks(sum(busy) / len(busy), max(busy), len(busy)))
-    return tuple(found)
 
 
 def measure(network: Network, target: str, block: int | None, density: float | None, dense: int | None) -> Row:

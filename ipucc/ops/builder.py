@@ -187,7 +187,7 @@ class Builder:
         """
         shape = ref.shape
         prefer = want if want is not None else max(0, len(shape) - 1)
-        if not fetched and self._is_hosted(ref):
+        if not fetched and self.is_hosted(ref):
             ref = self._hosted(ref, prefer)
             pack = None
             grain = prefer
@@ -199,14 +199,14 @@ class Builder:
             pack = None if want is None or want == grain or not shape else want
         return Operand(ref.sources, shape, tuple(dims), ref.dtype, grain, fill, ref.gap, pack, epilogue)
 
-    def _is_hosted(self, ref: Ref) -> bool:
+    def is_hosted(self, ref: Ref) -> bool:
         """Whether a ref is one input or weight, and all of its elements are elements of that."""
         return len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result" and ref.gap == 0.0
 
     def in_grains(self, ref: Ref, dim: int) -> Ref:
         """A ref for views that pick elements along another dimension than `dim`: an input or weight as the host writes
         it in grains of `dim`, a result that lies otherwise copied to a tensor of its own."""
-        if self._is_hosted(ref):
+        if self.is_hosted(ref):
             return self._hosted(ref, dim)
         whole = len(ref.sources) == 1 and ref.sources[0].view.is_identity
         lies = whole and self.graph.tensors[ref.sources[0].tensor].grain_dim == dim
@@ -229,7 +229,7 @@ class Builder:
 
     def arrival(self, ref: Ref) -> int:
         """The dimension whose grains arrive together when a ref is read without a wish; -1 if a copy comes before."""
-        if self._is_hosted(ref):
+        if self.is_hosted(ref):
             return max(0, len(ref.shape) - 1)
         return self._arrival(ref, max(0, len(ref.shape) - 1))
 

@@ -35,13 +35,20 @@ _OFFERED: Final = 4
 @dataclass(frozen=True, eq=False)
 class Pattern:
     """The blocks of a weight that are there: `rows` and `cols` of each in a grid of `shape` blocks of size `block`.
-    Of a convolution `taps` names the place in the window."""
+    Of a convolution `taps` names the place in the window. Block rows are gathered `together` so many: narrow ones of a
+    grain come as one piece of memory."""
 
     rows: Ints
     cols: Ints
     shape: tuple[int, int]
     block: tuple[int, int]
     taps: Ints | None = None
+    together: int = 1
+
+    @property
+    def units(self) -> int:
+        """How many groups of block rows there are to gather."""
+        return -(-self.shape[0] // self.together)
 
     @property
     def size(self) -> int:
@@ -85,8 +92,9 @@ class Scheme:
 class Runs:
     """Blocks dealt to runs. `order` sorts the blocks; run r has blocks `start[r]`..`start[r + 1]` of that order.
 
-    `rows` lists the block rows that the runs need, run by run (`row_start`), `place` per block its position in its
-    run's list; `slot` per block which of its run's block columns it adds to, `columns` [runs, slots] names them (-1).
+    `rows` lists the block rows, or groups of them, that the runs need, run by run (`row_start`), `place` per block the
+    position of its row in its run's list; `slot` per block which of its run's block columns it adds to, `columns`
+    [runs, slots] names them (-1).
     """
 
     order: Ints
@@ -109,8 +117,9 @@ def deal(pattern: Pattern, run: Ints, count: int) -> Runs:
     order = _sorted_by(run, pattern.by_column)
     run, row, col = run[order], rows[order], cols[order]
     start = np.searchsorted(run, np.arange(count + 1))
-    high, wide = pattern.shape
-    needed, place = np.unique(run * high + row, return_inverse=True)
+    high, wide = pattern.units, pattern.shape[1]
+    unit, part = np.divmod(row, pattern.together)
+    needed, place = np.unique(run * high + unit, return_inverse=True)
     row_start = np.searchsorted(needed // high, np.arange(count + 1))
     made, slot = np.unique(run * wide + col, return_inverse=True)
     col_run = made // wide
@@ -118,8 +127,8 @@ def deal(pattern: Pattern, run: Ints, count: int) -> Runs:
     columns = np.full((count, int(np.diff(col_start).max(initial=1))), -1, np.int64)
     columns[col_run, np.arange(made.size) - col_start[col_run]] = made % wide
     return Runs(
-        order, start, needed % high, row_start, place.reshape(-1) - row_start[run], slot.reshape(-1) - col_start[run],
-        columns,
+        order, start, needed % high, row_start, (place.reshape(-1) - row_start[run]) * pattern.together + part,
+        slot.reshape(-1) - col_start[run], columns,
     )  # fmt: skip
 
 
@@ -181,7 +190,8 @@ def _largest_first(weights: Ints, groups: int) -> Ints:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of the fullest run: blocks, block rows gathered, block columns made; and the most runs that share a column."""
+    """Of the fullest run: blocks, block rows gathered (whole groups), block columns made; and the most runs that share
+    a column."""
 
     blocks: int
     rows: int
@@ -191,13 +201,13 @@ class Figures:
 
 def figures_of(pattern: Pattern, run: Ints, count: int) -> Figures:
     """What the fullest of `count` runs has; block i belongs to run `run[i]`."""
-    high, wide = pattern.shape
-    touched = np.zeros((count, high), bool)
-    touched[run, pattern.rows] = True
+    wide = pattern.shape[1]
+    touched = np.zeros((count, pattern.units), bool)
+    touched[run, pattern.rows // pattern.together] = True
     made = np.zeros((count, wide), bool)
     made[run, pattern.cols] = True
     return Figures(
-        int(np.bincount(run, minlength=count).max()), int(touched.sum(axis=1).max()),
+        int(np.bincount(run, minlength=count).max()), int(touched.sum(axis=1).max()) * pattern.together,
         int(made.sum(axis=1).max()), int(made.sum(axis=0).max()),
     )  # fmt: skip
 

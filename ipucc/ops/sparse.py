@@ -38,9 +38,12 @@ def _block_sparse(b: Builder, node: ir.Node) -> None:
     cols = np.asarray(node.attributes.get_ints("cols"), np.int64)
     shape = shape_of(node.outputs[0])
     m = prod(shape[:-1])
-    pattern = Pattern(rows, cols, (-(-k // bk), -(-n // bn)), (bk, bn))
     a = b.reshape(a, (m, k))
-    along = 0 if _narrow(bk, a.dtype) else 1
+    # Blocks narrower than a grain: the host writes an input in grains of rows, so that what is gathered of a row of
+    # blocks lies together; a result is not copied for it, and comes in whole grains.
+    along = 0 if _narrow(bk, a.dtype) or (bk < b.grain(a.dtype) and b.is_hosted(a)) else 1
+    together = max(1, b.grain(a.dtype) // bk) if along else 1
+    pattern = Pattern(rows, cols, (-(-k // bk), -(-n // bn)), (bk, bn), None, together)
     a = b.settled(a, 1) if along else b.in_grains(a, 0)
     partials = b.options.partials if a.dtype == "float16" else a.dtype
     expr = node.attributes.get_string("expr", "")
@@ -78,16 +81,10 @@ def _narrow(side: int, dtype: str) -> bool:
     return side * itemsize(dtype) < 8
 
 
-def gathered_rows(runs: Runs, block: int, together: int, size: int) -> tuple[Ints, Ints]:
-    """Which of `size` elements the runs need, block by block and run by run (-1: none), and per run where its part
-    begins, in elements. Every part holds whole groups of `together` blocks."""
-    count = np.diff(runs.row_start)
-    length = -(-count // together) * together
-    begin = np.concatenate([[0], np.cumsum(length)])
-    rows = np.full(int(begin[-1]), -1)
-    rows[np.repeat(begin[:-1] - runs.row_start[:-1], count) + np.arange(runs.rows.size)] = runs.rows
-    need = np.where(rows[:, None] >= 0, rows[:, None] * block + np.arange(block)[None, :], -1).reshape(-1)
-    return np.where(need < size, need, -1), begin * block
+def gathered_rows(runs: Runs, height: int, size: int) -> tuple[Ints, Ints]:
+    """Which of `size` elements the runs need, in pieces of `height`, run by run (-1: none), and where each begins."""
+    need = (runs.rows[:, None] * height + np.arange(height)[None, :]).reshape(-1)
+    return np.where(need < size, need, -1), runs.row_start * height
 
 
 def _multiply(
@@ -97,13 +94,12 @@ def _multiply(
     """[runs, m, slots x bn]: the partials of every run."""
     (bk, bn), m = pattern.block, a.shape[0]
     outputs = runs.columns.shape[1]
-    # Every run's list begins on a grain: blocks of half a grain are padded with one that has no source.
-    need, begin = gathered_rows(runs, bk, max(1, b.grain(a.dtype) // bk) if along else 1, shape[0])
+    need, begin = gathered_rows(runs, bk * pattern.together, shape[0])
     gathered = b.view(a, View.take(a.shape, 1, need))
     axes = (Axis("r", runs.count, pinned=True), Axis("m", m), Axis("p", outputs * bn, "whole"))
     operands: list[Operand] = [
         b.operand(gathered, (Along("m"), Span("r", begin[:-1], begin[1:])), want=along, fetched=True),
-        *blocks_of_runs(b, values, runs, runs.place, int(np.diff(runs.row_start).max()), name),
+        *blocks_of_runs(b, values, runs, runs.place, name),
     ]
     codelet = BlockSparse((bk, bn), int(np.diff(runs.start).max()), outputs, a.dtype)
     return b.compute(
@@ -113,9 +109,9 @@ def _multiply(
     )  # fmt: skip
 
 
-def blocks_of_runs(b: Builder, values: Ref, runs: Runs, places: Ints, limit: int, name: str) -> list[Operand]:
+def blocks_of_runs(b: Builder, values: Ref, runs: Runs, places: Ints, name: str) -> list[Operand]:
     """Three operands with a row per run, padded to the longest: the blocks, one after the other; per block its entry of
-    `places`, which are below `limit`; and where the blocks of every slot begin, and end. Blocks lie slot by slot."""
+    `places`; and where the blocks of every slot begin, and end. Blocks lie slot by slot."""
     count, most = np.diff(runs.start), int(np.diff(runs.start).max())
     nth = np.arange(most)
     order = np.where(nth < count[:, None], runs.start[:-1, None] + nth, -1)
@@ -123,7 +119,7 @@ def blocks_of_runs(b: Builder, values: Ref, runs: Runs, places: Ints, limit: int
     _, bk, bn = values.shape
     held = View.take(values.shape, 0, np.where(inside, runs.order[order], -1).reshape(-1))
     values = b.reshape(b.view(values, held), (runs.count, most * bk * bn))
-    kind = "uint16" if limit <= 1 << 16 else "int32"
+    kind = "uint16" if int(places.max()) < 1 << 16 else "int32"
     table = np.where(inside, places[order], 0).astype(kind)
     slots = runs.columns.shape[1]
     run = np.repeat(np.arange(runs.count), count)

@@ -51,7 +51,7 @@ def _block_sparse_conv(b: Builder, node: ir.Node) -> None:
     )  # fmt: skip
     shape = shape_of(node.outputs[0])
     window = window_of(b, node, x.shape[2:], tuple(kernel))
-    pattern = Pattern(rows, cols, (-(-ic // bk), -(-oc // bn)), (bk, bn), taps)
+    pattern = Pattern(rows, cols, (-(-ic // bk), -(-oc // bn)), (bk, bn), taps, max(1, b.grain(x.dtype) // bk))
     layer = _Layer(b.settled(x, 1), values, window, pattern, shape)
     partials = b.options.partials if x.dtype == "float16" else x.dtype
     expr = node.attributes.get_string("expr", "")
@@ -71,11 +71,10 @@ def _convolve(b: Builder, layer: _Layer, runs: Runs, partials: str, name: str) -
     (bk, bn), (batch, oc, *out) = pattern.block, layer.shape
     outputs = runs.columns.shape[1]
     assert pattern.taps is not None
-    need, begin = gathered_rows(runs, bk, max(1, b.grain(x.dtype) // bk), x.shape[1])
+    need, begin = gathered_rows(runs, bk * pattern.together, x.shape[1])
     gathered = b.view(x, View.take(x.shape, 1, need))
     window_size = prod(window.kernel)
     places = runs.place * window_size + pattern.taps[runs.order]
-    limit = int(np.diff(runs.row_start).max()) * window_size
     spatial = tuple(f"o{d}" for d in range(len(out)))
     axes = (
         Axis("r", runs.count, pinned=True), Axis("n", batch), Axis("p", outputs * bn, "whole"),
@@ -84,7 +83,7 @@ def _convolve(b: Builder, layer: _Layer, runs: Runs, partials: str, name: str) -
     spans = [window.span(d, size) for d, size in enumerate(out)]
     operands: list[Operand] = [
         b.operand(gathered, (Along("n"), Span("r", begin[:-1], begin[1:]), *spans), want=1, fetched=True),
-        *blocks_of_runs(b, layer.values, runs, places, limit, name),
+        *blocks_of_runs(b, layer.values, runs, places, name),
     ]
     grains = Window.grains(operands[0], 2)
     codelet = BlockSparseConv(

@@ -141,9 +141,9 @@ def split(program: Program) -> dict[str, int]:
     }  # fmt: skip
 
 
-def compiled(model: onnx.ModelProto, target: str) -> tuple[dict[str, int], str]:
+def compiled(model: onnx.ModelProto, target: str, passes: str = "") -> tuple[dict[str, int], str]:
     """Figures and plans of our own program."""
-    found = compile_model(model, CompileOptions(target=target, passes=""))
+    found = compile_model(model, CompileOptions(target=target, passes=passes))
     return split(found.program), "; ".join(op.plan for op in found.program.ops)
 
 
@@ -171,8 +171,10 @@ def vendor_sparse(case: Case, target: str) -> tuple[dict[str, int], str]:
     return figures, f"{plan.scheme}, dense side in {plan.parts}"
 
 
-def _dynamic(case: Case, target: str) -> tuple[dict[str, int], str]:
-    raise NotImplementedError
+def dynamic(case: Case, target: str) -> tuple[dict[str, int], str]:
+    """Our program for a pattern that is an input, with buckets for random patterns of this density."""
+    pruned = f"dynamic-sparse{{block={case.block},density={case.density!r}}}"
+    return compiled(dense_model(case), target, pruned)
 
 
 @cache
@@ -188,7 +190,7 @@ def figures_of(case: Case, target: str) -> Row:
         elif case.mode == "dense":
             parts, text = compiled(dense_model(case), target)
         elif case.mode == "dynamic":
-            parts, text = _dynamic(case, target)
+            parts, text = dynamic(case, target)
         elif case.scheme == "vendor":
             parts, text = vendor_sparse(case, target)
         else:

@@ -227,6 +227,7 @@ def compile(
     pattern: str | None = None,
     mask: str | None = None,
     calibrate: str | None = None,
+    budget: int | None = None,
     solver: Literal["cpsat", "greedy"] = "cpsat",
     load: Sequence[str] = (),
     effort: Literal["fast", "default", "max"] = "default",
@@ -238,13 +239,13 @@ def compile(
     """Compile an ONNX model, given as a file or in memory.
 
     `target` is the name of a machine or a machine file. `dims` and `input_shapes` give sizes to symbolic dimensions.
-    `passes` replaces the graph-level pipeline; `block`, `density`, `score`, `pattern`, `mask` and `calibrate` add block
-    sparsity to the default one (options of the pass `sparsify`; the last two name .npz files). `load` names Python
-    files with passes. `effort` says how long placement searches; `recompute` whether tensors may be computed again,
-    instead of kept, where the model does not fit otherwise; `explain` names ops or ONNX nodes, or patterns of them,
-    whose plans are explained in the result; `cache` is a folder of compiled programs and of plans, by default that of
-    IPUCC_CACHE_DIR (see `ipucc.cache`); `on_pass` hears of every finished pass with its wall seconds. Raises
-    CompileError for what the user can mend, DoesNotFit where the target is too small.
+    `passes` replaces the graph-level pipeline; `block`, `density`, `score`, `pattern`, `mask`, `calibrate` and `budget`
+    add block sparsity to the default one (options of the pass `sparsify`; mask and calibrate name .npz files). `load`
+    names Python files with passes. `effort` says how long placement searches; `recompute` whether tensors may be
+    computed again, instead of kept, where the model does not fit otherwise; `explain` names ops or ONNX nodes, or
+    patterns of them, whose plans are explained in the result; `cache` is a folder of compiled programs and of plans, by
+    default that of IPUCC_CACHE_DIR (see `ipucc.cache`); `on_pass` hears of every finished pass with its wall seconds.
+    Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     # Running a program takes neither onnx nor the solver, so only this function loads them.
     from ipucc.cache import cache_folder, find_entry
@@ -253,6 +254,7 @@ def compile(
     options = CompileOptions(
         target, precision, partials, dict(dims or {}), dict(input_shapes or {}), passes, block, density, solver,
         tuple(load), effort, recompute=recompute, score=score, pattern=pattern, mask=mask, calibrate=calibrate,
+        budget=budget,
     )  # fmt: skip
     folder = cache_folder(cache)
     entry = None if explain else find_entry(source, options, folder)

@@ -54,8 +54,8 @@ class CompileOptions:
     """What a user can choose. `passes` replaces the graph-level pipeline; `effort` says how long placement searches.
 
     `keep` is the number of plans per op offered to placement, None the effort's own. `recompute` says whether tensors
-    may be computed again where the model does not fit otherwise. `block`, `density`, `score`, `pattern`, `mask` and
-    `calibrate` are options of the pass `sparsify`, which runs if any of them is given.
+    may be computed again where the model does not fit otherwise. `block`, `density`, `score`, `pattern`, `mask`,
+    `calibrate` and `budget` are options of the pass `sparsify`, which runs if any of them is given.
     """
 
     target: str = "gc200"
@@ -75,6 +75,7 @@ class CompileOptions:
     pattern: str | None = None
     mask: str | None = None
     calibrate: str | None = None
+    budget: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,6 +59,7 @@ IDS: dict[str, str] = {
     "IPU0313": "a mask is for no weight that can be block-sparse",
     "IPU0314": "a mask has the wrong shape, element type or values",
     "IPU0315": "calibration failed: the model cannot be run on the inputs given for it",
+    "IPU0316": "no choice of blocks keeps to a budget of cycles",
     "IPU0320": "remark: a pass changed the graph",
     "IPU0321": "remark: a pass could not change the graph, with the reason",
     "IPU0322": "remark: a finding of an analysis",

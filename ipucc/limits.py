@@ -16,7 +16,7 @@ __all__ = ["weights_fit"]
 
 def weights_fit(model: ir.Model, target: Target, options: "CompileOptions") -> None:
     """Refuses at once a model whose weights alone exceed the chip."""
-    if options.mask or options.pattern == "zeros":
+    if options.mask or options.pattern == "zeros" or options.budget:
         return  # What they keep is not known yet.
     short = (options.block, options.density, options.score, options.pattern, options.calibrate)
     sparse = (0.1 if options.density is None else options.density) if any(short) else 1.0

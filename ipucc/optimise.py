@@ -47,6 +47,7 @@ def graph_pipeline(options: "CompileOptions") -> str:
         for name, value in (
             ("block", options.block), ("density", options.density), ("score", options.score),
             ("pattern", options.pattern), ("mask", options.mask), ("calibration", options.calibrate),
+            ("cycles", options.budget),
         )
         if value is not None
     }  # fmt: skip
@@ -54,7 +55,7 @@ def graph_pipeline(options: "CompileOptions") -> str:
         if chosen:
             raise error(
                 "IPU0308",
-                "--block, --density, --score, --pattern, --mask and --calibrate are short forms of a pass, "
+                "--block, --density, --score, --pattern, --mask, --calibrate and --budget are short forms of a pass, "
                 "and --passes replaces all passes",
                 help=["write sparsify{block=...,density=...} into --passes"],
             )
@@ -62,8 +63,11 @@ def graph_pipeline(options: "CompileOptions") -> str:
         if options.precision == "fp16" and "precision" not in options.passes:
             steps.append("precision{to=fp16}")
         return ",".join(steps)
-    if options.mask is not None and (options.density is not None or options.pattern is not None):
-        raise error("IPU0308", "--mask says which blocks are kept, and so do --density and --pattern")
+    given = [name for name in ("mask", "density", "pattern", "budget") if getattr(options, name) is not None]
+    if len(given) > 1 and given != ["density", "pattern"]:
+        raise error("IPU0308", f"{' and '.join(f'--{name}' for name in given)} both say which blocks are kept")
+    if options.budget is not None and options.block is not None:
+        raise error("IPU0308", "--budget chooses a block per layer, and --block gives one to all")
     *steps, last = DEFAULT_PASSES
     if options.precision == "fp16":
         steps.append("precision{to=fp16}")

@@ -56,6 +56,10 @@ Emit = Literal["graph", "placement", "program"]
     help="Which blocks to keep: those that matter most, those of a pattern, or those that are not zero.",
 )  # fmt: skip
 @click.option("--mask", metavar="FILE.npz", help="Keep what these masks say; arrays named after weights or nodes.")
+@click.option(
+    "--budget", type=int, metavar="CYCLES",
+    help="Choose block and density of every linear layer: the least score is lost for so many cycles of the model.",
+)  # fmt: skip
 @click.option("--calibrate", metavar="FILE.npz", help="Inputs of the model, for the scores wanda and sparsegpt.")
 @click.option(
     "--solver", type=click.Choice(["cpsat", "greedy"]), default="cpsat", show_default=True,
@@ -93,7 +97,7 @@ def compile_command(
     model: str, output: str | None, target: str, precision: Literal["model", "fp16"],
     partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], passes: str | None,
     block: str | None, density: float | None, score: str | None, pattern: str | None, mask: str | None,
-    calibrate: str | None, solver: Literal["cpsat", "greedy"],
+    budget: int | None, calibrate: str | None, solver: Literal["cpsat", "greedy"],
     effort: Literal["fast", "default", "max"], recompute: Literal["auto", "off"], load: tuple[str, ...],
     cache: str | None, dump_ir: str | None, print_after: tuple[str, ...], emit: Emit | None, explain: tuple[str, ...],
     as_json: bool,
@@ -136,6 +140,7 @@ def compile_command(
         pattern=pattern,
         mask=mask,
         calibrate=calibrate,
+        budget=budget,
     )
     folder = cache_folder(cache)
     if folder is not None and (reason := unusable(folder)):

@@ -234,8 +234,14 @@ class Editor:
             if any(array is None for array in arrays):
                 return None
             return self.constant(np.asarray(compute(*arrays)).astype(dtype.numpy()).reshape(shape), name=name)
+        return self.absent(shape, dtype, name, absent.reason)
+
+    def absent(
+        self, shape: Sequence[int], dtype: ir.DataType, name: str = "const", reason: str = "only its shape matters"
+    ) -> ir.Value:
+        """A new initializer without values."""
         fresh = self.fresh(name)
-        tensor = MissingTensor(fresh, dtype, ir.Shape(shape), absent.reason)
+        tensor = MissingTensor(fresh, dtype, ir.Shape(shape), reason)
         value = ir.Value(name=fresh, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
         self.model.graph.register_initializer(value)
         return value

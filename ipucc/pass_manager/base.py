@@ -16,14 +16,17 @@ OptionValue: TypeAlias = "bool | int | float | str | tuple[OptionValue, ...]"
 
 
 class Predict(Protocol):
-    """The planner's view of a node that is alone on the chip. The node need not be in the graph, and its constants need
-    no values. Both raise CompileError for a node that cannot be lowered."""
+    """What the planner predicts. Of a node as if it were alone on the chip: the node need not be in the graph, and its
+    constants need no values. CompileError is raised for a node that cannot be lowered."""
 
     def __call__(self, node: "ir.Node") -> int:
         """Estimated cycles."""
 
     def floor(self, node: "ir.Node") -> int:
         """Cycles that no plan can be below, quickly: of block-sparse products those of the blocks, else 0."""
+
+    def whole(self, model: "ir.Model") -> int:
+        """Estimated cycles of a model, by a quick placement of all of its nodes."""
 
 
 T = TypeVar("T", bound=OptionValue)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ipucc.sparsity.blocks import Array, Block, Mask, cut
 
-__all__ = ["CALIBRATED", "SCORES", "Gram", "block_scores", "element_mask", "obs_update"]
+__all__ = ["CALIBRATED", "SCORES", "Gram", "additive", "block_scores", "element_mask", "obs_update"]
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +33,7 @@ class Gram:
     whole: bool = True
     samples: int = 0
     matrix: Floats = field(init=False)
+    _factors: dict[float, Floats] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.matrix = np.zeros((self.size, self.size) if self.whole else self.size)
@@ -46,6 +47,7 @@ class Gram:
             raise ValueError("inputs that are not finite")
         self.matrix += rows.T @ rows if self.whole else np.einsum("ij,ij->j", rows, rows)
         self.samples += len(rows)
+        self._factors.clear()
 
     @property
     def norms(self) -> Floats:
@@ -60,12 +62,15 @@ class Gram:
         """
         if not self.whole:
             raise ValueError("the inverse needs the whole matrix")
+        if damping in self._factors:
+            return self._factors[damping]
         h = self.matrix.copy()
         at = np.arange(self.size)
         h[at, at] = np.where(np.diagonal(h) == 0, 1.0, np.diagonal(h))
         h[at, at] += damping * float(np.diagonal(h).mean())
         # inverse = U^T U with U upper: the Cholesky factor of the inverse, transposed.
-        return np.asarray(np.linalg.cholesky(np.linalg.inv(h)).T)
+        made = self._factors[damping] = np.asarray(np.linalg.cholesky(np.linalg.inv(h)).T)
+        return made
 
 
 def block_scores(weight: Array, block: Block, score: str = "l1", inputs: Gram | None = None) -> Floats:
@@ -97,6 +102,14 @@ def block_scores(weight: Array, block: Block, score: str = "l1", inputs: Gram | 
     if score == "sparsegpt":
         return np.asarray(np.square(blocks).sum(axis=(-2, -1)))
     return np.asarray(blocks.sum(axis=(-2, -1)))
+
+
+def additive(scores: Floats, score: str) -> Floats:
+    """Scores of blocks as sums over their elements, so that what is dropped in blocks of one size compares with what is
+    dropped in blocks of another: norms `l2` are squared. Raises ValueError for `max`, which is no sum."""
+    if score == "max":
+        raise ValueError("largest elements of blocks of different sizes cannot be compared")
+    return np.square(scores) if score == "l2" else scores
 
 
 def obs_update(weight: Array, keep: Mask, inputs: Gram, damping: float = 0.01) -> Floats:

@@ -11,6 +11,7 @@ from ipucc.diagnostics import error
 from ipucc.graph.edit import Editor, prune
 from ipucc.graph.schemas import attach_functions
 from ipucc.pass_manager import Pass, PassContext, option
+from ipucc.passes.graph.budget import Decision, within_budget
 from ipucc.passes.graph.calibrate import layer_inputs, read_calibration
 from ipucc.passes.graph.mask_file import read_masks
 from ipucc.passes.graph.predictions import Predictions
@@ -46,6 +47,8 @@ class Sparsify(Pass):
         0.1, "share of the blocks that is kept, above 0 and at most 1; or a list of [name or pattern, share]"
     )
     distribution: str = option("uniform", "how a density is shared out among layers", choices=SHARES)
+    cycles: int = option(0, "instead of a density: what the whole model may take, with the least score lost")
+    blocks: tuple[int | tuple[int, int], ...] = option((16, 8, 4), "blocks that cycles= chooses from, layer by layer")
     score: str = option("l1", "what makes a block matter", choices=SCORES)
     pattern: str = option("top", "which blocks are kept", choices=CHOICES)
     mask: str = option("", "an .npz of masks by name of weight or node, instead of a density")
@@ -81,16 +84,16 @@ class Sparsify(Pass):
             if blocks is None:
                 continue
             if self.when == "pays" and predictions is not None:
-                dense, sparse = predictions.dense(product), predictions.sparse(product, blocks.mask, block)
+                dense, sparse = predictions.dense(product), predictions.sparse(product, blocks.mask, blocks.block)
                 if sparse >= dense:
                     text = f"kept dense: predicted {sparse:,} cycles block-sparse, {dense:,} dense"
                     ctx.missed(product.node, text, id="IPU0411")
                     continue
             replace(product, blocks, editor)
+            size = f"{blocks.block[0]} x {blocks.block[1]}"
             ctx.passed(
                 product.node,
-                f"{blocks.count} of {blocks.mask.size} blocks of {block[0]} x {block[1]} kept, "
-                f"density {blocks.density:.4f}",
+                f"{blocks.count} of {blocks.mask.size} blocks of {size} kept, density {blocks.density:.4f}",
                 density=blocks.density,
                 blocks=blocks.count,
             )
@@ -104,6 +107,8 @@ class Sparsify(Pass):
         """The block. Raises CompileError for values that an option's type admits and this pass does not."""
         try:
             block = check_block(self.block)
+            for offered in self.blocks:
+                check_block(offered)
         except ValueError as failure:
             raise error("IPU0304", str(failure)) from failure
         densities = [d for _, d in self.density] if isinstance(self.density, tuple) else [self.density]
@@ -127,8 +132,15 @@ class Sparsify(Pass):
                 "IPU0304", f"the score {self.score} needs inputs of the model",
                 help=["calibration=FILE.npz, on the command line --calibrate FILE.npz"],
             )  # fmt: skip
-        if self.when == "pays" and ctx.predict is None:
-            raise error("IPU0304", "sparsify{when=pays} needs a planner to ask, and this run has none")
+        if self.cycles < 0 or not self.blocks:
+            raise error("IPU0304", "cycles must be a positive number, and blocks name at least one block")
+        given = self.mask or self.balance or self.pattern != "top" or self.distribution != "uniform"
+        if self.cycles and (given or self.score == "max"):
+            what = "a budget of cycles goes with pattern=top, scores other than max, no mask, balance or distribution"
+            raise error("IPU0304", what)
+        if (self.when == "pays" or self.cycles) and ctx.predict is None:
+            option = "cycles" if self.cycles else "when=pays"
+            raise error("IPU0304", f"sparsify{{{option}}} needs a planner to ask, and this run has none")
         return block
 
     def _layers(self, products: Sequence[Product], ctx: PassContext) -> list[Product]:
@@ -154,7 +166,8 @@ class Sparsify(Pass):
         """What every weight keeps; weights that stay dense have no entry."""
         first = {product.constant: product for product in reversed(layers)}
         masks: dict[ir.Value, tuple[Mask, Mask | None]] = {}
-        shares: Mapping[ir.Value, float] = {}
+        shares: dict[ir.Value, Decision] = {}
+        inputs: dict[ir.Value, Gram] = {}
         if self.mask:
             masks = read_masks(self.mask, layers, block)
             for product in layers:
@@ -162,28 +175,56 @@ class Sparsify(Pass):
                     ctx.missed(product.node, "kept dense: there is no mask for it")
         elif self.pattern == "zeros":
             masks = {value: (blocks_with_any(weights[value], block), None) for value in first}
+        elif self.cycles:
+            inputs = self._inputs(model, layers)
+            shares = self._budgeted(model, layers, weights, inputs, ctx)
         else:
-            shares = self._shares(layers, ctx)
+            shares = {value: (block, share) for value, share in self._shares(layers, ctx).items()}
         chosen = [product for value, product in first.items() if value in masks or value in shares]
         # A pattern needs no scores, and the update of sparsegpt serves every mask.
-        inputs: dict[ir.Value, Gram] = {}
-        if self.score == "sparsegpt" or (self.score == "wanda" and shares and self.pattern == "top"):
-            inputs = layer_inputs(
-                model, [p for p in layers if p.constant in {c.constant for c in chosen}],
-                read_calibration(self.calibration, model), self.score == "sparsegpt",
-            )  # fmt: skip
+        if not self.cycles and (self.score == "sparsegpt" or (shares and self.pattern == "top")):
+            values = {product.constant for product in chosen}
+            inputs = self._inputs(model, [p for p in layers if p.constant in values])
         kept = {}
         for product in chosen:
-            value, weight = product.constant, weights[product.constant]
+            value, weight, size = product.constant, weights[product.constant], block
             if value in shares:
-                masks[value] = self._mask(weight, block, shares[value], inputs.get(value)), None
+                size, share = shares[value]
+                masks[value] = self._mask(weight, size, share, inputs.get(value)), None
             mask, elements = masks[value]
             if not mask.any():
                 ctx.missed(product.node, "kept dense: all of its weights are zero")
                 continue
             dealt = "plain {}x{}".format(*self._grid(mask.shape)) if self.balance else ""
-            kept[value] = Kept(block, mask, self._values(weight, block, mask, elements, inputs.get(value)), dealt)
+            kept[value] = Kept(size, mask, self._values(weight, size, mask, elements, inputs.get(value)), dealt)
         return kept
+
+    def _inputs(self, model: ir.Model, layers: Sequence[Product]) -> dict[ir.Value, Gram]:
+        """What the score needs of the inputs of the layers."""
+        if self.score not in CALIBRATED:
+            return {}
+        return layer_inputs(model, layers, read_calibration(self.calibration, model), self.score == "sparsegpt")
+
+    def _budgeted(
+        self, model: ir.Model, layers: Sequence[Product], weights: Mapping[ir.Value, Array],
+        inputs: Mapping[ir.Value, Gram], ctx: PassContext,
+    ) -> dict[ir.Value, Decision]:  # fmt: skip
+        """Blocks and densities by weight under the budget of cycles."""
+        assert ctx.predict is not None  # _checked has looked
+        if not layers:
+            return {}
+        blocks = [check_block(offered) for offered in self.blocks]
+        found = within_budget(model, layers, weights, inputs, blocks, self.score, self.cycles, ctx.predict)
+        ctx.analysis(
+            layers[0].node,
+            f"layers lose {found.lost:.3%} of their score in the mean, {found.bound:.3%} at least with any choice of "
+            f"these blocks; predicted {found.cycles:,} of {self.cycles:,} cycles",
+            lost=found.lost, bound=found.bound, cycles=found.cycles,
+        )  # fmt: skip
+        for product in layers:
+            if product.constant not in found.decisions:
+                ctx.missed(product.node, "kept dense: the budget of cycles allows it")
+        return dict(found.decisions)
 
     def _shares(self, layers: Sequence[Product], ctx: PassContext) -> dict[ir.Value, float]:
         """Densities by weight, of the weights that get one below 1."""

@@ -11,13 +11,15 @@ from ipucc.codelets.sparse import block_sparse_cycles
 from ipucc.graph.edit import ints_attribute
 from ipucc.graph.schemas import DOMAIN
 from ipucc.ops.all import load_all
+from ipucc.ops.build import build_tile_graph
 from ipucc.ops.builder import Builder, BuildOptions, dtype_of, shape_of
-from ipucc.ops.graph import Ref
+from ipucc.ops.graph import Ref, TileGraph
 from ipucc.ops.spec import Along, Axis
 from ipucc.passes.plan.build_problem import build_problem
 from ipucc.passes.plan.greedy import greedy
 from ipucc.passes.plan.known import Known
 from ipucc.passes.plan.numbers import Numbers
+from ipucc.passes.plan.schedule import schedule
 from ipucc.tiles.cuts import useful_parts
 
 __all__ = ["Predictor"]
@@ -43,11 +45,11 @@ class Predictor:
             b.add_input(given, dtype_of(given))
             b.env[value] = _made_on_chip(b, b.env[given])
         b.lower(node)
-        cap = self.known.target.usable_bytes
-        problem = build_problem(b.graph, self.known.target, cap, _PLANS, known=self.known)
-        choice = greedy(Numbers.of(problem), cap)
-        # A layer that fits on no plan of its own costs more than any that does.
-        return problem.evaluate(choice.tolist()).cycles if choice is not None else 1 << 60
+        return self._placed(b.graph)
+
+    def whole(self, model: ir.Model) -> int:
+        """Estimated cycles of a model, its ops in running order, placed greedily."""
+        return self._placed(schedule(build_tile_graph(model, self.options)))
 
     def floor(self, node: ir.Node) -> int:
         """Cycles of the fullest tile were the blocks dealt out evenly and adding to one block column each, at the best
@@ -66,6 +68,13 @@ class Predictor:
                 -(-m // parts), -(-blocks * parts // tiles), np.ones_like(parts), (bk, bn), dtype, self.known.target
             ).min()
         )
+
+    def _placed(self, graph: TileGraph) -> int:
+        cap = self.known.target.usable_bytes
+        problem = build_problem(graph, self.known.target, cap, _PLANS, known=self.known)
+        choice = greedy(Numbers.of(problem), cap)
+        # What fits on no plan costs more than anything that does.
+        return problem.evaluate(choice.tolist()).cycles if choice is not None else 1 << 60
 
 
 def _made_on_chip(b: Builder, ref: Ref) -> Ref:

@@ -47,15 +47,16 @@ def allocate(layers: Sequence[Sequence[Form]], budget: int, limit: float = 20.0)
     if sum(layers[i][forms[-1]].cycles for i, forms in enumerate(offered)) > budget:
         return None
     most = sum(layers[i][forms[-1]].loss for i, forms in enumerate(offered))
-    scale = _RESOLUTION / most if most > 0 else 1.0
     model = cp_model.CpModel()
     picks = [[model.new_bool_var(f"{i}.{f}") for f in forms] for i, forms in enumerate(offered)]
     flat = [(picks[i][j], layers[i][f]) for i, forms in enumerate(offered) for j, f in enumerate(forms)]
+    # Losses are counted in steps of the largest sum that there is.
+    steps = [round(form.loss / most * _RESOLUTION) if most > 0 else 0 for _, form in flat]
     for row in picks:
         model.add_exactly_one(row)
     variables = [pick for pick, _ in flat]
     model.add(cp_model.LinearExpr.weighted_sum(variables, [form.cycles for _, form in flat]) <= budget)
-    model.minimize(cp_model.LinearExpr.weighted_sum(variables, [round(form.loss * scale) for _, form in flat]))
+    model.minimize(cp_model.LinearExpr.weighted_sum(variables, steps))
     # Forms stand by falling cycles. The leanest fit: where time runs out before anything is found, they are the answer.
     for row in picks:
         for j, pick in enumerate(row):
@@ -73,7 +74,7 @@ def allocate(layers: Sequence[Sequence[Form]], budget: int, limit: float = 20.0)
     taken = [layers[i][f] for i, f in enumerate(chosen)]
     loss = sum(form.loss for form in taken)
     # Every layer's loss was rounded by at most half a step.
-    bound = max(0.0, (solver.best_objective_bound - 0.5 * len(layers)) / scale)
+    bound = max(0.0, (solver.best_objective_bound - 0.5 * len(layers)) / _RESOLUTION * most)
     return Allocation(chosen, loss, sum(form.cycles for form in taken), min(loss, bound))
 
 

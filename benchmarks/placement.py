@@ -7,7 +7,7 @@
             with less than its best plans need
     joint   the joint choice beside greedy, every op's fastest plan, and linear placement (baselines.py): ratios of
             cycles, the bytes by which a baseline exceeds a tile, and the ratio once bytes are dear enough for it to fit
-    memory  tile memory cut step by step, until greedy fails and beyond until nothing fits: cycles over memory
+    memory  tile memory cut step by step, down to the least that any plan fits into: cycles over memory
     scale   compile seconds and memory over layers of BERT and over tiles; every compilation is a process of its own
 
 Without models, `joint` takes eight networks of samples/, `memory` four of them. Cycles are estimates, as the solver
@@ -20,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
+from math import log
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,7 @@ from ipucc.compiler import CompileOptions
 from ipucc.ops.graph import TileGraph
 from ipucc.optimise import optimise_model, schedule_model
 from ipucc.passes.plan.build_problem import build_problem
+from ipucc.passes.plan.cpsat import leanest
 from ipucc.passes.plan.dominance import eliminate_dominated
 from ipucc.passes.plan.effort import BUDGETS, Effort
 from ipucc.passes.plan.eliminate import Elimination
@@ -166,16 +169,17 @@ def joint_part(name: str, source: Path, target: Target, options: CompileOptions)
 
 
 def memory_part(name: str, source: Path, target: Target, options: CompileOptions, step: float) -> Iterable[Row]:
-    """Cycles over memory, down to where a proof says that nothing fits, and between there and the last that fits."""
+    """Cycles over memory, down to the least that any plan fits into, and to a proof that nothing fits into less."""
     graph = tile_graph(source, target, options)
     known = Known(target)
+    budget = BUDGETS[options.effort]
     size, fits, refused = target.tile_bytes, target.tile_bytes, 0
     for _ in range(_SIZES):
-        cut = replace(target, tile_bytes=size, executable_bytes=min(target.executable_bytes, size // 2))
+        cut = with_memory(target, size)
         cap = cap_of(cut)
         # Costs do not depend on the bytes of a tile: what is known of one size serves all.
-        numbers = Numbers.of(build_problem(graph, cut, cap, BUDGETS[options.effort].plans, known=known))
-        plain, found = greedy(numbers, cap), search(numbers, cap, BUDGETS[options.effort])
+        numbers = Numbers.of(build_problem(graph, cut, cap, budget.plans, known=known))
+        plain, found = greedy(numbers, cap), search(numbers, cap, budget)
         yield {
             "model": name, "tile_bytes": size, "data_bytes": cap, "status": found.status, "cycles": found.cycles,
             "bound": found.bound, "gap": gap(found.cycles, found.bound),
@@ -186,9 +190,28 @@ def memory_part(name: str, source: Path, target: Target, options: CompileOptions
         else:
             # Memory that the choice leaves unused would change nothing: go below it at once.
             fits = min(size, size - (cap - numbers.peak(found.choice)))
-        if refused and fits - refused < fits // 50:
+        near = fits // 50
+        if refused and fits - refused <= near:
             break
-        size = (fits + refused) // 2 if refused else min(int(size * step), fits - 256)
+        if refused:
+            size = (fits + refused) // 2
+            continue
+        # Plans of this size fit into no less than that; smaller sizes have others, and hardly leaner ones.
+        least = least_tile(target, leanest(numbers, budget.first_time + budget.shared_time).bound)
+        size = min(int(size * step), fits - 256)
+        if size < least:
+            middle = (fits + least) // 2
+            size = middle if middle - least > near else least if fits > least else fits - near
+
+
+def with_memory(target: Target, tile_bytes: int) -> Target:
+    """The same machine with less memory on a tile."""
+    return replace(target, tile_bytes=tile_bytes, executable_bytes=min(target.executable_bytes, tile_bytes // 2))
+
+
+def least_tile(target: Target, data_bytes: int) -> int:
+    """The fewest bytes of a tile that leave so many for data."""
+    return bisect_left(range(target.tile_bytes), data_bytes, key=lambda n: cap_of(with_memory(target, n)))
 
 
 _SIZES: Final = 40
@@ -196,12 +219,16 @@ _SIZES: Final = 40
 
 
 def plotted(rows: Sequence[Row], width: int = 60) -> str:
-    """Cycles over memory as text: a bar per size, `#` the solver's choice, `+` what greedy takes more."""
-    most = max((int(str(r[k])) for r in rows for k in ("greedy", "cycles") if r.get(k)), default=1)
+    """Cycles over memory as text: a bar per size, `#` the solver's choice, `+` what greedy takes more. Bars are
+    logarithms of cycles over half of the least."""
+    known = [int(str(r[k])) for r in rows for k in ("greedy", "cycles") if r.get(k)]
     lines = []
     for r in rows:
-        solved, plain = (int(str(r.get(k) or 0)) for k in ("cycles", "greedy"))
-        bar = "#" * round(width * solved / most) + "+" * max(0, round(width * (plain - solved) / most))
+        solved, plain = (
+            round(width * log(2 * int(str(r[k])) / min(known)) / log(2 * max(known) / min(known))) if r.get(k) else 0
+            for k in ("cycles", "greedy")
+        )
+        bar = "#" * solved + "+" * max(0, plain - solved)
         note = "" if plain or not solved else "  greedy finds nothing"
         lines.append(f"  {r['tile_bytes']:>9,} B |{bar or ' ' + str(r['status'])}{note}")
     return "\n".join(lines)
@@ -298,7 +325,7 @@ def main(
             wrong |= failed(part, rows)
             if part == "memory":
                 for name in dict.fromkeys(str(r["model"]) for r in rows):
-                    click.echo(f"{name}: estimated cycles over the memory of a tile")
+                    click.echo(f"{name}: estimated cycles (logarithmic) over the memory of a tile")
                     click.echo(plotted([r for r in rows if r["model"] == name]))
     if document is not None:
         document.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -55,6 +55,15 @@ def test_memory_is_cut_until_nothing_fits(chain: Path) -> None:
     assert rows[-1]["status"] in bars[-1]  # type: ignore[operator]
 
 
+def test_bars_grow_with_the_logarithm_of_cycles() -> None:
+    figures = [(400, 100, 200), (300, 400, None), (200, None, None)]
+    rows = [{"tile_bytes": n, "status": "infeasible", "cycles": c, "greedy": g} for n, c, g in figures]
+    both, alone, none = (line.partition("|")[2] for line in plotted(rows, 30).splitlines())
+    assert both == "#" * 10 + "+" * 10
+    assert alone == "#" * 30 + "  greedy finds nothing"
+    assert none == " infeasible"
+
+
 def test_the_network_of_branches_is_placed_with_all_and_with_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "branching.onnx"
     save(branching(24, 1, 8, seed=2, channels=[(16, 32)], widths=(16, 48)), path, external=False)

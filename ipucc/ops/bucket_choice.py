@@ -60,7 +60,9 @@ def _cells(grid: tuple[int, int], block: Block, dtype: str, target: Target) -> I
         parts = useful_parts(size, target.tiles)
         picked = np.unique(np.geomspace(1, parts.size, _SIDES).round().astype(np.int64)) - 1
         whole = 1 if max(block) == 1 else -(-grain // side)
-        blocks = -(-size // parts[picked])
+        # Sides that divide the grid leave no cell short.
+        even = parts[size % np.maximum(parts, 1) == 0]
+        blocks = -(-size // np.union1d(parts[picked], even))
         sides.append(np.unique(-(-blocks // whole) * whole).tolist())
     for high in sides[0]:
         for wide in sides[1]:
@@ -83,10 +85,13 @@ def _estimate(buckets: Buckets, rows: int, dtype: str, partials: str, target: Ta
     # The partials of all bands are spread over all tiles, moved there and added.
     results = -(-rows * buckets.shape[1] // target.tiles)
     depth = bands * buckets.reach
-    moved = high * bk * cell * size + results * depth * partial
+    # Buckets of a band take the same rows of the dense operand: pairs of tiles receive them at the pair rate.
+    rate, pair = target.exchange_bytes_per_cycle, target.pair_bytes_per_cycle
+    taken = high * bk * cell * size / (pair if groups % target.pair_tiles == 0 else rate)
+    moved = taken + results * depth * partial / rate
     added = (depth + 9) * -(-results * partial // 16)
     held = buckets.capacity * (bk * bn * size + 4)
-    cycles = work + moved / target.exchange_bytes_per_cycle * target.exchange_factor + added
+    cycles = work + moved * target.exchange_factor + added
     # Buckets that fill a tile leave no room for anything else.
     crowded = np.where(held > target.usable_bytes // 2, held, 0)
     return int((cycles + crowded).min())

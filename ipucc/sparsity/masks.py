@@ -27,8 +27,11 @@ def choose(scores: NDArray[np.float64], density: float, within: Literal["layer",
     count = kept_count(scores.size, density)
     mask = np.zeros(scores.size, bool)
     if within == "layer":
-        # A stable sort of the negated scores keeps equal blocks in the order of their place.
-        mask[np.argsort(-scores.reshape(-1), kind="stable")[:count]] = True
+        # The lowest score that is kept may come up more often than there is room: then in the order of place.
+        flat = scores.reshape(-1)
+        lowest = np.partition(flat, flat.size - count)[flat.size - count]
+        mask[flat > lowest] = True
+        mask[np.flatnonzero(flat == lowest)[: count - int(mask.sum())]] = True
         return mask.reshape(scores.shape)
     by_output = scores.reshape(-1, scores.shape[-1]).T
     order = np.argsort(-by_output, axis=1, kind="stable")

@@ -53,6 +53,7 @@ class DynamicSparse(Pass):
         if unknown := [name for name in self.layers if name not in used and name != "*"]:
             raise error("IPU0304", f"no product with a constant weight has the name {', '.join(unknown)}")
         editor, made = Editor(model), dict[tuple[ir.Value, bool], tuple[Buckets, ir.Value, ir.Value]]()
+        chosen: dict[tuple[object, ...], tuple[Buckets, str]] = {}
         for product in products:
             key = product.constant, product.turned
             if key not in made:
@@ -60,7 +61,13 @@ class DynamicSparse(Pass):
                 if weight is None:
                     ctx.missed(product.node, "kept dense: the values of the weight are absent", id="IPU0410")
                     continue
-                buckets = self._buckets(product, block, ctx)
+                alike = _form(product)
+                if alike not in chosen:
+                    chosen[alike] = self._buckets(product, block, ctx)
+                buckets, text = chosen[alike]
+                ctx.passed(
+                    product.node, text, capacity=buckets.capacity, reach=buckets.reach, slots=buckets.slots
+                )  # fmt: skip
                 made[key] = buckets, *_inputs(model, product, buckets, weight[0], self.density, ctx)
             _replace(product, *made[key], editor)
         if made:
@@ -83,8 +90,9 @@ class DynamicSparse(Pass):
             raise error("IPU0304", f"cell must be two positive numbers, not {list(self.cell)}")
         return block
 
-    def _buckets(self, product: Product, block: Block, ctx: PassContext) -> Buckets:
-        """The fastest buckets by the planner's prediction, or those of lowest estimate where nobody predicts."""
+    def _buckets(self, product: Product, block: Block, ctx: PassContext) -> tuple[Buckets, str]:
+        """The fastest buckets by the planner's prediction, or those of lowest estimate where nobody predicts; and what
+        to say of them."""
         candidates = self._candidates(product, block, ctx)
         if ctx.predict is None:
             cycles = [0] * len(candidates)
@@ -102,8 +110,7 @@ class DynamicSparse(Pass):
             if buckets.reach > 1:
                 alone = Buckets(buckets.shape, block, buckets.cell, buckets.capacity, 1)
                 text += f", {cycles[best] - _predicted(product, alone, ctx):,} of them to take overflow"
-        ctx.passed(product.node, text, capacity=buckets.capacity, reach=buckets.reach, slots=buckets.slots)
-        return buckets
+        return buckets, text
 
     def _candidates(self, product: Product, block: Block, ctx: PassContext) -> list[Buckets]:
         _, k, n = product.shape
@@ -129,6 +136,14 @@ class DynamicSparse(Pass):
 
 
 _NAMES = {"float": "float32", "double": "float32", "float16": "float16"}
+
+
+def _form(product: Product) -> tuple[object, ...]:
+    """Equal for products of equal predictions."""
+    node = product.node
+    expr = node.attributes.get_string("expr", "")
+    operands = [(value_dtype(v), static_shape(v)) for v in (*node.inputs[:1], *_extras(node)) if v is not None]
+    return product.shape, expr, tuple(operands)
 
 
 def _attributes(product: Product, buckets: Buckets) -> dict[str, AttrLike]:

@@ -63,6 +63,8 @@ Context = onnx.shape_inference.InferenceContext
 
 def expression(node: ir.Node) -> language.Expr:
     """The expression of a node of the domain `ipucc`. Raises CompileError if it is missing or malformed."""
+    if node.op_type == "SampledMatMul":
+        return language.Operand("x")  # It has no attribute, and is what it contracts.
     found = node.attributes.get("expr")
     if found is None:
         raise error("IPU0120", "the attribute 'expr' is missing", node=describe(node), op=node.op_type)
@@ -292,10 +294,7 @@ def function_for(node: ir.Node, opset: int) -> ir.Function:
     if fixed:
         env["x"] = _contraction(node, body, inputs[: len(fixed)])
         types["x"] = types[names[0]]
-    if "expr" in schema.attributes:
-        result = body.expression(language.canonical(expression(node)), env, types)
-    else:
-        result = env["x"]
+    result = body.expression(language.canonical(expression(node)), env, types)
     if result.producer() is None:
         result = body.node("Identity", [result], {})
     graph = ir.Graph(inputs, [result], nodes=body.nodes, opset_imports={"": opset}, name="body")

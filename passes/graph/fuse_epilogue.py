@@ -211,7 +211,7 @@ class _Fuser:
         else:
             op_type = node.op_type
             attrs |= {n: v for n in node.attributes if n != "expr" and (v := attribute(node, n)) is not None}
-        first = [v for v in node.inputs[:2] if v is not None]
+        first = [v for v in node.inputs[: CONTRACTIONS[op_type]] if v is not None]
         self._emit(op_type, (*first, *extras), attrs, last, [node, *region.nodes])
 
     def _channel_vector(self, bias: ir.Value, rank: int, before: ir.Node) -> ir.Value:

@@ -106,6 +106,34 @@ def test_sampled_inference_refuses_operands_that_do_not_fit():
         node_model("SampledMatMul", inputs)
 
 
+@pytest.mark.parametrize("turned", [0, 1])
+def test_what_follows_a_product_in_a_model_is_fused_into_it(oracles, turned):
+    blocks, weight = encoded()
+    weight = weight.T if turned else weight
+    k, n = weight.shape
+    attrs = {"shape": BUCKETS.shape, "block": BUCKETS.block, "cell": BUCKETS.cell, "reach": 2, "transposed": turned}
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("DynamicSparseMatMul", ["x", "v", "p"], ["s"], "fc", domain="ipucc", expr="x", **attrs),
+            helper.make_node("Add", ["s", "b"], ["t"]), helper.make_node("Relu", ["t"], ["y"]),
+        ],
+        "layer",
+        [
+            value("x", 1, [7, k]), value("v", 1, blocks["values"].shape),
+            value("p", onnx.TensorProto.INT16, blocks["places"].shape), value("b", 1, [n]),
+        ],
+        [value("y", 1, [7, n])],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ipucc", 1)]
+    exe = ipucc.compile(helper.make_model(graph, opset_imports=opsets, ir_version=10), solver="greedy")
+    assert exe.patterns == ("v",)
+    assert {op.kind for op in exe.program.ops} == {"DynamicSparseMatMul"}
+    x, b = RNG.standard_normal((7, k)).astype(np.float32), RNG.standard_normal(n).astype(np.float32)
+    got = exe.run({"x": x, "b": b, "v": blocks["values"], "p": blocks["places"]}).outputs["y"]
+    np.testing.assert_allclose(got, np.maximum(x @ weight + b, 0), rtol=1e-4, atol=1e-4)
+
+
 def layers(seed: int = 0) -> onnx.ModelProto:
     """Two layers, bias and activation between, the second weight transposed (a Gemm)."""
     rng = np.random.default_rng(seed)

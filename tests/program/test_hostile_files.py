@@ -167,6 +167,9 @@ def test_json_that_is_none(good: Path, tmp_path: Path) -> None:
         assert ids_of(write(tmp_path / "p", entries | {"program.json": text})) == {"IPU0506"}, text[:20]
 
 
+PATTERN: dict[str, object] = {
+    "values": "x", "places": "p", "shape": [8, 8], "block": [4, 4], "cell": [1, 1], "capacity": 1, "reach": 1,
+}  # fmt: skip
 MANIFEST: list[tuple[tuple[str | int, ...], object, str]] = [
     (("version",), 3, "IPU0504"),
     (("version",), "1", "IPU0506"),
@@ -183,6 +186,13 @@ MANIFEST: list[tuple[tuple[str | int, ...], object, str]] = [
     (("target", "clock_hz"), "fast", "IPU0506"),
     (("target_digest",), "0" * 64, "IPU0506"),
     (("info",), [], "IPU0506"),
+    (("patterns",), {}, "IPU0506"),
+    (("patterns",), [PATTERN], "IPU0506"),  # its inputs have other shapes
+    (("patterns",), [PATTERN | {"more": 1}], "IPU0506"),
+    (("patterns",), [PATTERN | {"cell": [0, 1]}], "IPU0506"),
+    (("patterns",), [PATTERN | {"block": [4]}], "IPU0506"),
+    (("patterns",), [PATTERN | {"reach": 3}], "IPU0506"),
+    (("patterns",), [PATTERN | {"shape": [1 << 30, 8]}], "IPU0506"),
 ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 import ipucc
-from ipucc.program.model import Compute
+from ipucc.program.model import Compute, Repeat
 from ipucc.sparsity import Buckets
 
 TYPES = {"float32": 1, "float16": 10}
@@ -93,6 +93,45 @@ def test_numbers_of_sampled_products(buckets, m, dtype):
         want = buckets.encode(mask, x.astype(np.float32).T @ g.astype(np.float32)).values
         assert close(got, want, dtype)
         assert (got[places[..., 0] < 0] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["forward", "transposed", "sampled"])
+def test_a_model_in_fp32_runs_in_fp16(kind):
+    buckets = Buckets((40, 48), (8, 8), (2, 3), 4, 2)
+    exe = ipucc.compile(product(buckets, 10, "float32", kind), precision="fp16", solver="greedy")
+    mask, weight, kept = pattern(buckets, 0.5, 0)
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.standard_normal(shape).astype(kind_) for name, kind_, shape in exe.inputs if name in "xg"}
+    if kind == "sampled":
+        inputs["w.places"] = buckets.encode(mask, weight).places
+        want = buckets.encode(mask, inputs["x"].T @ inputs["g"]).values
+    else:
+        exe.set_pattern("w", mask, weight)
+        want = inputs["x"] @ (kept.T if kind == "transposed" else kept)
+    got = exe.run(inputs).outputs["y"]
+    assert got.dtype == np.float32
+    assert close(got, want, "float16")
+
+
+def test_equal_layers_become_a_loop_with_patterns_of_their_own():
+    weights = [np.random.default_rng(i).standard_normal((96, 96)).astype(np.float32) / 7 for i in range(8)]
+    nodes = []
+    for i in range(8):
+        nodes.append(helper.make_node("MatMul", [f"h{i}", f"w{i}"], [f"p{i}"], f"fc{i}"))
+        nodes.append(helper.make_node("Relu", [f"p{i}"], [f"h{i + 1}"]))
+    ends = [helper.make_tensor_value_info(name, 1, [24, 96]) for name in ("h0", "h8")]
+    held = [onnx.numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
+    graph = helper.make_graph(nodes, "layers", ends[:1], ends[1:], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    exe = ipucc.compile(model, passes="clean-up,fuse,dynamic-sparse{block=8,density=0.4}", solver="greedy")
+    assert any(isinstance(s, Repeat) for s in exe.program.steps)
+    rng = np.random.default_rng(0)
+    x = h = rng.standard_normal((24, 96)).astype(np.float32)
+    for i, w in enumerate(weights):
+        mask = rng.random((12, 12)) < 0.35
+        exe.set_pattern(f"w{i}", mask, w)
+        h = np.maximum(h @ (w * np.kron(mask, np.ones((8, 8)))), 0)
+    assert close(exe.run({"h0": x}).outputs["h8"], h, "float32")
 
 
 def test_a_long_contraction_of_a_sampled_product_is_cut_and_added_up():
@@ -241,3 +280,11 @@ def test_a_pattern_of_constants_is_a_weight():
     assert exe.patterns == ()
     x = np.eye(4, 16, dtype=np.float32)
     assert close(exe.run({"x": x}).outputs["y"], x @ kept, "float32")
+
+
+def test_a_file_whose_pattern_has_another_shape_is_refused(tmp_path):
+    exe = ipucc.compile(product(Buckets((8, 8), (4, 4), (2, 2), 2), 4), solver="greedy")
+    exe.program.weights["w.values"] = np.zeros((1, 1, 2, 4, 3), np.float32)
+    exe.save(tmp_path / "a.ipux")
+    with pytest.raises(ipucc.CompileError, match=r"its value has the shape \(1, 1, 2, 4, 3\)"):
+        ipucc.load(tmp_path / "a.ipux")

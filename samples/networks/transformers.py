@@ -25,15 +25,7 @@ def bert(
     if seq > positions:
         raise SystemExit(f"BERT has {positions} positions, --seq {seq} is longer")
     g = GraphBuilder(seed)
-    size = hidden // heads
-    to_heads = g.shape("shape.heads", batch, seq, heads, size)
-    to_hidden = g.shape("shape.hidden", batch, seq, hidden)
-
-    def norm(x: str, label: str) -> str:
-        return g.layer_norm(x, label, hidden, 1e-12)
-
-    def split_heads(x: str, label: str, order: list[int]) -> str:
-        return g.add("Transpose", [g.add("Reshape", [x, to_heads], f"{label}.split")], label, perm=order)
+    block = BertBlock(g, hidden, heads, batch, seq)
 
     words = g.normal("embeddings.word", vocabulary, hidden, std=0.5)
     kinds = g.normal("embeddings.type", 2, hidden, std=0.5)
@@ -42,28 +34,11 @@ def bert(
     x = g.add("Gather", [words, "input_ids"], "embeddings.words", axis=0)
     x = g.add("Add", [x, g.add("Gather", [kinds, "token_type_ids"], "embeddings.types", axis=0)], "embeddings.add1")
     x = g.add("Add", [x, g.add("Gather", [places, rows], "embeddings.places", axis=0)], "embeddings.add2")
-    x = norm(x, "embeddings.norm")
+    x = block.norm(x, "embeddings.norm")
 
-    mask = g.add("Cast", ["attention_mask"], "mask.float", to=TensorProto.FLOAT)
-    mask = g.add("Unsqueeze", [mask, g.shape("mask.axes", 1, 2)], "mask.rows")
-    mask = g.add("Sub", [g.scalar("one", 1), mask], "mask.off")
-    mask = g.add("Mul", [mask, g.scalar("mask.low", -10000)], "mask")
-    root = g.constant("root", np.sqrt(np.float32(size))[...])
-
+    block.attend(masked=True)
     for layer in range(layers):
-        at = f"layer{layer}"
-        q = split_heads(g.linear(x, f"{at}.query", hidden, hidden), f"{at}.q", [0, 2, 1, 3])
-        k = split_heads(g.linear(x, f"{at}.key", hidden, hidden), f"{at}.k", [0, 2, 3, 1])
-        v = split_heads(g.linear(x, f"{at}.value", hidden, hidden), f"{at}.v", [0, 2, 1, 3])
-        scores = g.add("Div", [g.add("MatMul", [q, k], f"{at}.scores"), root], f"{at}.scaled")
-        weights = g.add("Softmax", [g.add("Add", [scores, mask], f"{at}.masked")], f"{at}.weights", axis=-1)
-        mixed = g.add("Transpose", [g.add("MatMul", [weights, v], f"{at}.mixed")], f"{at}.merged", perm=[0, 2, 1, 3])
-        y = g.linear(g.add("Reshape", [mixed, to_hidden], f"{at}.context"), f"{at}.output", hidden, hidden)
-        x = norm(g.add("Add", [y, x], f"{at}.residual1"), f"{at}.norm1")
-        y = g.add("Gelu", [g.linear(x, f"{at}.up", hidden, 4 * hidden)], f"{at}.gelu")
-        y = g.linear(y, f"{at}.down", 4 * hidden, hidden, gain=1.5)
-        last = "last_hidden_state" if layer == layers - 1 else f"{at}.norm2"
-        x = norm(g.add("Add", [y, x], f"{at}.residual2"), last)
+        x = block.layer(x, f"layer{layer}", "last_hidden_state" if layer == layers - 1 else f"layer{layer}.norm2")
     outputs: list[Named] = [(x, [batch, seq, hidden])]
     if pooler:
         first = g.add("Gather", [x, g.constant("first", np.int64(0)[...])], "pooler.first", axis=1)
@@ -71,6 +46,59 @@ def bert(
         outputs.append(("pooled", [batch, hidden]))
     ids = ["input_ids", "token_type_ids", "attention_mask"]
     return g.model(name, [(value, TensorProto.INT64, [batch, seq]) for value in ids], outputs)
+
+
+def bert_layer(hidden: int, heads: int, batch: int, seq: int, seed: int) -> onnx.ModelProto:
+    """One layer of that encoder, without a mask: `x` float32 [batch, seq, hidden] -> `y` of the same shape."""
+    g = GraphBuilder(seed)
+    block = BertBlock(g, hidden, heads, batch, seq)
+    block.attend(masked=False)
+    y = block.layer("x", "layer", "y")
+    return g.model("bert_layer", [("x", TensorProto.FLOAT, [batch, seq, hidden])], [(y, [batch, seq, hidden])])
+
+
+class BertBlock:
+    """Layers of an encoder of BERT's kind, normalised behind every residual. Where to attend comes first."""
+
+    def __init__(self, g: GraphBuilder, hidden: int, heads: int, batch: int, seq: int) -> None:
+        self.g, self.hidden, self.size = g, hidden, hidden // heads
+        self.to_heads = g.shape("shape.heads", batch, seq, heads, self.size)
+        self.to_hidden = g.shape("shape.hidden", batch, seq, hidden)
+        self.mask: str | None = None
+        self.root = ""
+
+    def attend(self, masked: bool) -> None:
+        """Attention to all tokens, or to those that `attention_mask` counts."""
+        g = self.g
+        if masked:
+            mask = g.add("Cast", ["attention_mask"], "mask.float", to=TensorProto.FLOAT)
+            mask = g.add("Unsqueeze", [mask, g.shape("mask.axes", 1, 2)], "mask.rows")
+            mask = g.add("Sub", [g.scalar("one", 1), mask], "mask.off")
+            self.mask = g.add("Mul", [mask, g.scalar("mask.low", -10000)], "mask")
+        self.root = g.constant("root", np.sqrt(np.float32(self.size))[...])
+
+    def norm(self, x: str, label: str) -> str:
+        return self.g.layer_norm(x, label, self.hidden, 1e-12)
+
+    def split_heads(self, x: str, label: str, order: list[int]) -> str:
+        return self.g.add("Transpose", [self.g.add("Reshape", [x, self.to_heads], f"{label}.split")], label, perm=order)
+
+    def layer(self, x: str, at: str, result: str) -> str:
+        """Attention and the two products behind it; `result` is the name of what comes out."""
+        g, hidden = self.g, self.hidden
+        q = self.split_heads(g.linear(x, f"{at}.query", hidden, hidden), f"{at}.q", [0, 2, 1, 3])
+        k = self.split_heads(g.linear(x, f"{at}.key", hidden, hidden), f"{at}.k", [0, 2, 3, 1])
+        v = self.split_heads(g.linear(x, f"{at}.value", hidden, hidden), f"{at}.v", [0, 2, 1, 3])
+        scores = g.add("Div", [g.add("MatMul", [q, k], f"{at}.scores"), self.root], f"{at}.scaled")
+        if self.mask is not None:
+            scores = g.add("Add", [scores, self.mask], f"{at}.masked")
+        weights = g.add("Softmax", [scores], f"{at}.weights", axis=-1)
+        mixed = g.add("Transpose", [g.add("MatMul", [weights, v], f"{at}.mixed")], f"{at}.merged", perm=[0, 2, 1, 3])
+        y = g.linear(g.add("Reshape", [mixed, self.to_hidden], f"{at}.context"), f"{at}.output", hidden, hidden)
+        x = self.norm(g.add("Add", [y, x], f"{at}.residual1"), f"{at}.norm1")
+        y = g.add("Gelu", [g.linear(x, f"{at}.up", hidden, 4 * hidden)], f"{at}.gelu")
+        y = g.linear(y, f"{at}.down", 4 * hidden, hidden, gain=1.5)
+        return self.norm(g.add("Add", [y, x], f"{at}.residual2"), result)
 
 
 def pre_norm_block(

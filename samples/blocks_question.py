@@ -12,6 +12,7 @@ With --out, finished products are kept in the folder and not computed again, and
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,6 +21,7 @@ from pathlib import Path
 import click
 import onnx
 from linear import linear
+from rich.console import Console
 from rich.progress import Progress
 
 from ipucc.cli.output import replacing, table, write_text
@@ -34,7 +36,6 @@ from ipucc.sweep.measure import Row, Task, make_tasks
 MATRICES = {
     "bert-base.attention": (768, 768),
     "bert-base.up": (3072, 768),
-    "bert-base.down": (768, 3072),
     "bert-large.up": (4096, 1024),
     "gpt2-xl.up": (6400, 1600),
     "gpt-j.attention": (4096, 4096),
@@ -55,7 +56,7 @@ def tasks_of(name: str, folder: Path, rows: int, densities: Sequence[float], tar
 def found_rows(tasks: Sequence[Task], journal: Journal | None, jobs: int) -> dict[str, Row]:
     """Rows by key, read or computed."""
     found = {} if journal is None else {task.key: row for task in tasks if (row := journal.read(task)) is not None}
-    with Progress(transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         shown = progress.add_task("products", total=len(tasks), completed=len(found))
         for task, row in compute_here([task for task in tasks if task.key not in found], jobs):
             found[task.key] = row
@@ -106,7 +107,7 @@ def picture(title: str, found: dict[str, list[Row]]) -> bytes:
 @click.command(help=(__doc__ or "").split("\n")[0])
 @click.option("--matrix", "names", type=click.Choice(list(MATRICES)), multiple=True, help="[default: all]")
 @click.option("--density", "densities", type=click.FloatRange(0, 1, min_open=True), multiple=True,
-              default=(0.5, 0.2, 0.1, 0.05), show_default=True)  # fmt: skip
+              default=(0.25, 0.1, 0.05), show_default=True)  # fmt: skip
 @click.option(
     "--rows", "count", type=click.IntRange(min=1), default=128, show_default=True, help="Rows of activations."
 )

@@ -14,7 +14,7 @@ from networks.branching import branching
 from networks.builder import save
 from networks.convolutional import EFFICIENTNET_B0, MOBILENET_V2, efficientnet_b0, mobilenet_v2, resnet50
 from networks.llama import llama_step
-from networks.transformers import bert, gpt2, vit
+from networks.transformers import bert, bert_layer, gpt2, vit
 from networks.unet import unet
 
 import ipucc
@@ -26,6 +26,7 @@ Make = Callable[[], onnx.ModelProto]
 # Every network at full depth or at its published sizes, images as small as they can be.
 SMALL: dict[str, Make] = {
     "bert": lambda: bert("small", 2, 64, 4, batch=1, seq=12, pooler=True, seed=1),
+    "bert-layer": lambda: bert_layer(64, 4, batch=2, seq=12, seed=1),
     "gpt2": lambda: gpt2(2, 64, 4, vocabulary=96, batch=2, seq=12, head="tied", seed=1),
     "vit": lambda: vit(2, 64, 4, batch=2, size=32, patch=16, classes=10, seed=1),
     "resnet50": lambda: resnet50(batch=1, seed=1),
@@ -38,7 +39,7 @@ SMALL: dict[str, Make] = {
 
 # The same in few ops that differ, so that they compile in seconds.
 TINY: dict[str, Make] = {
-    **{name: SMALL[name] for name in ("bert", "gpt2", "vit", "llama-step")},
+    **{name: SMALL[name] for name in ("bert", "bert-layer", "gpt2", "vit", "llama-step")},
     "gpt2 untied": lambda: gpt2(1, 32, 2, vocabulary=48, batch=1, seq=8, head="untied", seed=1),
     "mobilenet-v2": lambda: mobilenet_v2(batch=1, size=16, classes=10, seed=1, stages=MOBILENET_V2[:2]),
     "efficientnet-b0": lambda: efficientnet_b0(batch=1, size=16, classes=10, seed=1, stages=EFFICIENTNET_B0[:2]),

@@ -1,6 +1,7 @@
 """The samples that are committed, and the scripts that write the others."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
+
+import ipucc
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -72,6 +76,48 @@ def test_the_linear_layer_multiplies():
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
     np.testing.assert_allclose(run(model, {"x": x})[0], x @ weight, rtol=1e-4, atol=1e-5)
     assert weight.std() == pytest.approx(1 / np.sqrt(32), rel=0.1)
+
+
+def test_the_layer_of_bert_adds_up():
+    """Every cycle of a run belongs to one line, and the ratio is that of the cycles."""
+    sample = script("sparse_bert_layer")
+    model = sample.bert_layer(128, 2, 1, 16, seed=0)
+    for options in ({}, {"block": 16, "density": 0.25}):
+        exe = ipucc.compile(model, precision="fp16", **options)
+        found = sample.parts(exe)
+        assert sum(part.cycles for part in found.values()) == exe.cycles.total
+        assert sum(part.exchange for part in found.values()) == exe.cycles.exchange
+        assert all(found[name].products and found[name].plans for name in sample.GROUPS)
+        assert not any(found[name].plans.startswith("banded") for name in sample.GROUPS) or options
+    run = CliRunner().invoke(sample.main, ["--hidden", "128", "--seq", "16", "--density", "0.25"])
+    assert run.exit_code == 0, run.output
+    last = run.stdout.splitlines()[-1].split()
+    assert last[:2] == ["sparse", f"{exe.cycles.total:,}"]
+
+
+def test_the_break_even_lies_where_the_line_crosses():
+    even = script("blocks_question").break_even
+    assert even(100, [(0.5, 200), (0.1, 50), (0.2, 80)]) == "0.25"
+    assert even(100, [(0.5, 200), (0.1, 120)]) == "below 0.1"
+    assert even(100, [(0.5, 90), (0.1, 20)]) == "above 0.5"
+    assert even(100, []) == ""
+
+
+@pytest.mark.slow
+def test_the_question_of_blocks_is_answered(tmp_path):
+    call = [
+        sys.executable, str(SAMPLES / "blocks_question.py"), "--matrix", "bert-base.attention", "--rows", "16",
+        "--density", "0.5", "--density", "0.1", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()[2:]
+    assert [line.split()[-4:-3] for line in lines[1:]] == [["8"], ["4"]]
+    ratios = [[float(word) for word in line.split()[-3:-1]] for line in lines]
+    assert ratios[0][1] > ratios[1][1] > ratios[2][1] > ratios[2][0], "larger blocks and fewer of them are faster"
+    times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "points").iterdir()}
+    again = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert again.stdout == done.stdout
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "points").iterdir()} == times
 
 
 def test_the_training_script_learns(tmp_path, monkeypatch, capsys):

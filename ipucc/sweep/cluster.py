@@ -1,5 +1,6 @@
 """Points computed by the workers of a dask cluster."""
 
+import logging
 import socket
 from collections.abc import Generator, Sequence
 from typing import Any, Final
@@ -33,6 +34,10 @@ def compute_there(tasks: Sequence[Task], scheduler: str) -> Generator[tuple[Task
                 yield futures[future], future.result()
         except library.KilledWorker as failure:
             raise error("IPU0804", "workers of dask died of a point, or ran out of memory") from failure
+        except library.CancelledError as failure:
+            raise error("IPU0803", f"the scheduler at {scheduler} has gone, or has cancelled points") from failure
+        except ImportError as failure:
+            raise error("IPU0805", f"a worker of dask has another ipucc, or none: {failure}") from failure
         finally:
             client.cancel([future for future in futures if not future.done()])
 
@@ -58,4 +63,7 @@ def _distributed() -> Any:
         raise error(
             "IPU0802", "--scheduler needs dask.distributed, which is not installed", help=["pip install 'ipucc[dask]'"]
         ) from failure
+    # What it logs of lost connections is told in our words.
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed

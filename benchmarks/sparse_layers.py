@@ -118,7 +118,11 @@ def keep_blocks(dense: np.ndarray, block: int, density: float) -> np.ndarray:
 
 def measure(network: Network, target: str, block: int | None, density: float | None, dense: int | None) -> Row:
     """Compile, run on all inputs and compare with the masked model."""
-    exe = ipucc.compile(network.model, target=target, precision="fp16", block=block, density=density)
+    # The digits network has zero blocks, which the default passes would use.
+    passes = "clean-up,fuse,precision{to=fp16}" if block is None else None
+    exe = ipucc.compile(
+        network.model, target=target, precision="fp16", passes=passes, block=block, density=density
+    )  # fmt: skip
     reference = network.model if block is None or density is None else masked(network, block, density)
     worst, right = 0.0, 0
     with tempfile.TemporaryDirectory() as folder:

@@ -4,8 +4,8 @@ Every layer may stay dense or take one of a grid of blocks and densities. What i
 blocks dropped, summed over elements so that block sizes compare, as a share of the layer's own score: a small layer
 that loses half of its weight hurts as much as a large one. What it then takes is the planner's prediction of a
 random pattern. One knapsack over all layers (`ipucc.sparsity.budget`) chooses. What the other nodes take is the quick
-placement of the whole model less its layers; the choice is placed as a whole in turn, and the budget of the layers is
-set right by the difference until the whole model keeps to it.
+placement of the whole model less its layers; the choice is placed as a whole in turn, with the blocks that it keeps,
+and the budget of the layers is set right by the difference until the whole model keeps to it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,17 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ipucc.diagnostics import error
 from ipucc.graph.edit import Editor, prune
 from ipucc.graph.schemas import attach_functions
 from ipucc.pass_manager import PassContext
 from ipucc.pass_manager.base import Predict
-from ipucc.passes.graph.predictions import Predictions, random_mask
+from ipucc.passes.graph.predictions import Predictions
 from ipucc.passes.graph.products import KINDS, Product, find_products
 from ipucc.passes.graph.sparse_form import Kept, replace
-from ipucc.sparsity.blocks import Array, Block, grid_of
+from ipucc.sparsity.blocks import Array, Block, Mask, grid_of
 from ipucc.sparsity.budget import Form, allocate
 from ipucc.sparsity.masks import choose, kept_count
 from ipucc.sparsity.scores import Gram, additive, block_scores
@@ -97,7 +98,11 @@ def within_budget(
             for (value, forms), at in zip(offers.items(), found.chosen, strict=True)
             if (decision := forms[at][0]) is not None
         }
-        cycles = _whole(model, layers, decisions, predict)
+        masks = {
+            value: (block, _mask(block_scores(weights[value], block, score, inputs.get(value)), density, score))
+            for value, (block, density) in decisions.items()
+        }
+        cycles = _whole(model, layers, masks, predict)
         least = cycles if least is None else min(least, cycles)
         if cycles <= budget and (best is None or found.loss < best.lost * len(table)):
             best = Budgeted(decisions, cycles, found.loss / len(table), found.bound / len(table))
@@ -131,7 +136,7 @@ def _offers(
         for density, taken in zip(DENSITIES, cycles, strict=True):
             if taken >= dense:
                 continue
-            mask = choose(scores, density, "output" if score == "wanda" else "layer")
+            mask = _mask(scores, density, score)
             lost = 1.0 - float(sums[mask].sum()) / whole if whole else 0.0
             found.append(((block, density), Form(max(0.0, lost), taken)))
     return found
@@ -153,20 +158,26 @@ def _curve(users: Sequence[Product], block: Block, dense: int, predictions: Pred
     return [int(c) for c in np.interp(DENSITIES, asked, cycles, right=dense)]
 
 
-def _whole(model: ir.Model, layers: Sequence[Product], decisions: Mapping[ir.Value, Decision], predict: Predict) -> int:
-    """The quick placement of the model with random patterns of these densities, which are the same in equal layers."""
+def _whole(
+    model: ir.Model, layers: Sequence[Product], masks: Mapping[ir.Value, tuple[Block, Mask]], predict: Predict
+) -> int:
+    """The quick placement of the model with these blocks of its weights only."""
     copy = model.clone()
     position = {node: i for i, node in enumerate(model.graph.all_nodes())}
-    chosen = {position[p.node]: decisions[p.constant] for p in layers if p.constant in decisions}
+    chosen = {position[p.node]: masks[p.constant] for p in layers if p.constant in masks}
     at = {node: i for i, node in enumerate(copy.graph.all_nodes())}
     editor = Editor(copy)
     for product in find_products(copy, KINDS, PassContext()):
         if at[product.node] not in chosen:
             continue
-        block, density = chosen[at[product.node]]
-        mask = random_mask(product, block, density)
+        block, mask = chosen[at[product.node]]
         values = editor.absent((int(mask.sum()), *block), product.constant.dtype or ir.DataType.FLOAT)
         replace(product, Kept(block, mask, np.zeros(0), values=values), editor)
     prune(copy)
     attach_functions(copy)
     return predict.whole(copy)
+
+
+def _mask(scores: NDArray[np.float64], density: float, score: str) -> Mask:
+    """The mask that the pass will choose."""
+    return choose(scores, density, "output" if score == "wanda" else "layer")

@@ -8,10 +8,14 @@ import onnx_ir as ir
 import pytest
 
 import ipucc
+from ipucc.compiler import CompileOptions
+from ipucc.diagnostics import CompileError
 from ipucc.graph.schemas import oracle_model
 from ipucc.graph.tensors import MissingTensor
+from ipucc.limits import weights_fit
 from ipucc.pass_manager import PassContext, run_pipeline
 from ipucc.program.printing import print_program
+from ipucc.target import load_target
 
 Build = Callable[..., ir.Model]
 F32 = np.float32
@@ -154,3 +158,19 @@ def test_programs_of_dense_models_are_what_they_are_without_the_pass(zeros: floa
     assert len(told) == (zeros > 0)
     if told:
         assert "30." in told[0] or "29." in told[0]
+
+
+def test_weights_that_fit_without_their_zeros_are_not_refused_at_once(model_of: Callable) -> None:
+    text = "g (float[4,9216] x) => (float[4,9216] y) { y = MatMul(x, w) }"
+    target, edge = load_target("gc2"), 9216
+    for kept, refused in ((0.1, False), (1.0, True)):
+        keep = np.random.default_rng(0).random((edge // 16, edge // 16)) < kept
+        weight = np.kron(keep.astype(F32), np.ones((16, 16), F32))
+        model = model_of(text, {"w": weight})
+        assert weight.nbytes > target.tiles * target.usable_bytes
+        loaded = ir.from_proto(model)
+        if refused:
+            with pytest.raises(CompileError, match="the weights take"):
+                weights_fit(loaded, target, CompileOptions(target="gc2"))
+        else:
+            weights_fit(loaded, target, CompileOptions(target="gc2"))

@@ -38,7 +38,6 @@ MATRICES = {
     "bert-base.up": (3072, 768),
     "bert-large.up": (4096, 1024),
     "gpt2-xl.up": (6400, 1600),
-    "gpt-j.attention": (4096, 4096),
 }
 """Outputs x inputs."""
 BLOCKS = (16, 8, 4)

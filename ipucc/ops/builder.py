@@ -33,10 +33,12 @@ _TABLE: Final[dict[tuple[str, str], Lowering]] = {}
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What the lowering of ops depends on besides the graph. `partials` is the type fp16 products accumulate in."""
+    """What the lowering of ops depends on besides the graph. `partials` is the type fp16 products accumulate in,
+    `distributions` how many ways to deal the blocks of a sparse weight are offered to placement."""
 
     target: Target
     partials: str = "float16"
+    distributions: int = 4
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ so that the cells are evenly full. Few bands gather more of the dense operand, m
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -28,8 +27,11 @@ Ints = NDArray[np.int64]
 
 _COUNTS: Final = 40
 """Numbers of runs that are tried, from few to one per tile."""
+_COARSE: Final = 3
+"""Of which every third is tried first."""
+_REFINED: Final = 3
+_GRIDS: Final = 8
 _BANDS: Final = (1, 2, 4, 8, 16, 32, 64)
-_OFFERED: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,12 +169,15 @@ def grid_runs(pattern: Pattern, bands: int, across: int) -> Ints:
     high, wide = pattern.shape
     group = _largest_first(np.bincount(cols, minlength=wide), across)
     found = np.bincount(rows * across + group[cols], minlength=high * across).reshape(high, across)
-    load = np.zeros((bands, across), np.int64)
+    load, held = np.zeros((bands, across), np.int64), np.zeros(bands, np.int64)
     band = np.zeros(high, np.int64)
-    for r in np.argsort(-found.sum(axis=1), kind="stable").tolist():
+    more = found.sum(axis=1)
+    for r in np.argsort(-more, kind="stable").tolist():
         after = load + found[r]
-        at = int(np.lexsort((after.sum(axis=1), after.max(axis=1)))[0])
+        # The emptiest of those with the emptiest fullest cell; a band has fewer blocks than all together.
+        at = int((after.max(axis=1) * (rows.size + 1) + held).argmin())
         band[r], load[at] = at, after[at]
+        held[at] += more[r]
     return band[rows] * across + group[cols]
 
 
@@ -181,7 +186,7 @@ def _largest_first(weights: Ints, groups: int) -> Ints:
     load, held = np.zeros(groups, np.int64), np.zeros(groups, np.int64)
     out = np.zeros(weights.size, np.int64)
     for i in np.argsort(-weights, kind="stable").tolist():
-        at = int(np.lexsort((held, load))[0])
+        at = int((load * (weights.size + 1) + held).argmin())
         out[i] = at
         load[at] += weights[i]
         held[at] += 1
@@ -212,25 +217,6 @@ def figures_of(pattern: Pattern, run: Ints, count: int) -> Figures:
     )  # fmt: skip
 
 
-def _schemes(pattern: Pattern, target: Target) -> Iterator[Scheme]:
-    """Ways to deal that are tried: runs of several counts, in bands, and grids of about as many cells."""
-    useful = useful_parts(pattern.size, target.tiles)
-    step = max(1, -(-useful.size // _COUNTS))
-    counts = np.unique(np.append(useful[::-1][::step], 1))
-    for bands in _BANDS:
-        if bands > min(pattern.shape[0], target.tiles):
-            break
-        for across in dict.fromkeys((counts // bands).tolist()):
-            if across and bands * across <= pattern.size:
-                yield Scheme("banded", bands, across)
-    for count in counts[counts > 1].tolist():
-        for bands in _BANDS:
-            across = min(count // bands, pattern.shape[1])
-            if across > 1 and 1 < bands <= pattern.shape[0] and bands * across > count // 2:
-                yield Scheme("plain", bands, across)
-                yield Scheme("grid", bands, across)
-
-
 def runs_of(pattern: Pattern, scheme: Scheme) -> Ints:
     """The run of every block under a scheme."""
     if scheme.kind == "plain":
@@ -240,36 +226,90 @@ def runs_of(pattern: Pattern, scheme: Scheme) -> Ints:
 
 
 def worthwhile(
-    pattern: Pattern, m: int, dtype: str, partials: str, target: Target, offered: int = _OFFERED
+    pattern: Pattern, m: int, dtype: str, partials: str, target: Target, offered: int
 ) -> list[tuple[Scheme, Runs]]:
     """The schemes with the fewest estimated cycles, best first, each of another shape: what is offered to placement.
 
     `m` rows of the dense operand are cut over the tiles that runs leave. The estimate knows the vertices' own formula,
     the bytes gathered and the partials moved and added; it only ranks, placement prices what is offered exactly.
     """
-    found: list[tuple[int, int, Scheme, Ints]] = []
-    grids = 0
-    for scheme in _schemes(pattern, target):
-        # Grids take longer to deal than to price: those that could not win evenly filled are left out.
-        if scheme.kind == "grid":
-            grids += 1
-            if grids > _COUNTS or pattern.size > 1 << 16:
-                continue
-        run = runs_of(pattern, scheme)
-        figures = figures_of(pattern, run, scheme.count)
-        cycles = _estimate(figures, scheme.count, pattern.block, m, dtype, partials, target)
-        found.append((cycles, len(found), scheme, run))
-    found.sort(key=lambda f: f[:2])
+    search = _Search(pattern, m, dtype, partials, target)
+    search.bands()
+    search.grids()
+    ranked = sorted(search.priced.items(), key=lambda entry: entry[1])
     chosen: list[tuple[Scheme, Runs]] = []
     shapes: set[tuple[str, int, int]] = set()
-    for cycles, _, scheme, run in found:
-        shape = scheme.kind, scheme.bands.bit_length(), (scheme.count).bit_length()
-        if len(chosen) == offered or cycles > 2 * found[0][0]:
+    for scheme, cycles in ranked:
+        shape = scheme.kind, scheme.bands.bit_length(), scheme.count.bit_length()
+        if len(chosen) == offered or cycles > 2 * ranked[0][1]:
             break
         if shape not in shapes:
             shapes.add(shape)
-            chosen.append((scheme, deal(pattern, run, scheme.count)))
+            chosen.append((scheme, deal(pattern, runs_of(pattern, scheme), scheme.count)))
     return chosen
+
+
+@dataclass(eq=False)
+class _Search:
+    """Schemes with their estimated cycles, for `m` rows of the dense operand."""
+
+    pattern: Pattern
+    m: int
+    dtype: str
+    partials: str
+    target: Target
+    priced: dict[Scheme, int] = field(default_factory=dict)
+
+    def price(self, scheme: Scheme) -> None:
+        """Deals the blocks and estimates what comes of it."""
+        if scheme not in self.priced:
+            self.priced[scheme] = self.estimate(
+                figures_of(self.pattern, runs_of(self.pattern, scheme), scheme.count), scheme.count
+            )
+
+    def estimate(self, figures: Figures, count: int) -> int:
+        return _estimate(figures, count, self.pattern.block, self.m, self.dtype, self.partials, self.target)
+
+    def counts(self) -> Ints:
+        """Numbers of runs, from one to one a tile, of which every one is a little fuller than the next."""
+        useful = useful_parts(self.pattern.size, self.target.tiles)
+        step = max(1, -(-useful.size // _COUNTS))
+        return np.unique(np.append(useful[::-1][::step], 1))
+
+    def bands(self) -> None:
+        """Runs of equal count: every number of bands with some numbers of runs, then the best ones with those near."""
+        counts, limit = self.counts(), min(self.pattern.shape[0], self.target.tiles)
+        best: dict[int, tuple[int, int]] = {}
+        for bands in (x for x in _BANDS if x <= limit):
+            for at in range(counts.size - 1, -1, -_COARSE):
+                if (scheme := self._banded(bands, int(counts[at]))) is not None:
+                    self.price(scheme)
+                    best[bands] = min(best.get(bands, (self.priced[scheme], at)), (self.priced[scheme], at))
+        for bands in sorted(best, key=lambda x: (best[x], x))[:_REFINED]:
+            at = best[bands][1]
+            for near in counts[max(0, at - _COARSE + 1) : at + _COARSE].tolist():
+                if (scheme := self._banded(bands, near)) is not None:
+                    self.price(scheme)
+
+    def _banded(self, bands: int, count: int) -> Scheme | None:
+        across = count // bands
+        return Scheme("banded", bands, across) if across and bands * across <= self.pattern.size else None
+
+    def grids(self) -> None:
+        """Grids, permuted and as they lie, that are best if filled evenly: those take longer to deal than to price."""
+        (high, wide), found = self.pattern.shape, {}
+        for count in self.counts().tolist():
+            for bands in _BANDS:
+                across = min(count // bands, wide)
+                if across > 1 and 1 < bands <= high and bands * across > count // 2:
+                    made = bands * across
+                    rows = -(-self.pattern.units // bands) * self.pattern.together
+                    even = Figures(-(-self.pattern.size // made), rows, -(-wide // across), bands)
+                    found[bands, across] = self.estimate(even, made)
+        for bands, across in sorted(found, key=lambda grid: (found[grid], grid))[:_GRIDS]:
+            self.price(Scheme("plain", bands, across))
+            if self.pattern.size <= 1 << 16:
+                self.price(Scheme("grid", bands, across))
 
 
 def _estimate(f: Figures, count: int, block: tuple[int, int], m: int, dtype: str, partials: str, target: Target) -> int:

@@ -64,7 +64,7 @@ def distributions(
     """What is offered to placement, or what the node asks for. IPU0120 for a distribution that cannot be."""
     text = node.attributes.get_string("distribution", "")
     if not text:
-        return worthwhile(pattern, rows, dtype, partials, b.options.target)
+        return worthwhile(pattern, rows, dtype, partials, b.options.target, b.options.distributions)
     try:
         scheme = Scheme.parse(text)
     except ValueError as failure:

@@ -19,6 +19,9 @@ from ipucc.sparsity.scan import zero_blocks_bound
 
 __all__ = ["UseZeros", "best_block"]
 
+_BLOCKS: Final = ((16, 16), (8, 8), (4, 4))
+"""Blocks that are asked about: a prediction takes a tenth of a second."""
+
 _GAIN: Final = 0.05
 """Share of the dense cycles that sparsity must be predicted to gain. Layers are predicted alone on the chip; what a
 change of one costs its neighbours is not in the prediction."""
@@ -31,9 +34,9 @@ _WORTH_A_REMARK: Final = 0.05
 class UseZeros(Pass):
     """Makes block-sparse the products whose weights have enough zero blocks for the planner to predict a gain.
 
-    Numbers stay: every block with an element other than zero is kept. The block is the one of fewest predicted cycles.
-    A product that gains less than 5 % by it stays dense. One with many zeros that stays dense is named in a remark,
-    with the densities of its blocks and the prediction. Without a planner nothing changes.
+    Numbers stay: every block with an element other than zero is kept. Blocks are 16, 8 or 4 long and wide, the one of
+    fewest predicted cycles. A product that gains less than 5 % by it stays dense. One with many zeros that stays dense
+    is named in a remark, with the densities of its blocks and the prediction. Without a planner nothing changes.
     """
 
     name: ClassVar[str] = "use-zeros"
@@ -57,7 +60,7 @@ class UseZeros(Pass):
             if found is None:
                 continue
             weight, densities = found
-            block, cycles = best_block(product, weight, densities, predictions)
+            block, cycles = best_block(product, weight, densities, predictions, _BLOCKS)
             dense = predictions.dense(product)
             if block is None or cycles > (1 - _GAIN) * dense:
                 ctx.missed(product.node, _reason(densities, block, cycles, dense), id="IPU0411")

@@ -1,6 +1,6 @@
 """The planner's prediction of one layer, by which passes choose between forms of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -37,7 +37,8 @@ class Predictor:
     def __call__(self, node: ir.Node) -> int:
         """Estimated cycles of one node on the whole chip, its first operand coming from another op's result."""
         load_all()
-        b = Builder(self.options)
+        # The distribution that is ranked first says enough.
+        b = Builder(replace(self.options, distributions=1))
         for i, value in enumerate(node.inputs):
             if value is None or value.const_value is not None:
                 continue
@@ -49,7 +50,7 @@ class Predictor:
 
     def whole(self, model: ir.Model) -> int:
         """Estimated cycles of a model, its ops in running order, placed greedily."""
-        return self._placed(schedule(build_tile_graph(model, self.options)))
+        return self._placed(schedule(build_tile_graph(model, replace(self.options, distributions=1))))
 
     def floor(self, node: ir.Node) -> int:
         """Cycles of the fullest tile were the blocks dealt out evenly and adding to one block column each, at the best

@@ -48,7 +48,7 @@ from ipucc.program.timing import program_times
 from ipucc.target import Target, load_target
 
 DATA = Path(__file__).parent / "data" / "measurements.csv"
-COLUMNS = (4, 16, 64, 256, 1024, 4096)
+COLUMNS = (64, 256, 2048)
 """The n among which the best is sought."""
 
 
@@ -274,7 +274,13 @@ def beside_measured(target: str) -> list[Row]:
 @click.command(help=(__doc__ or "").split("\n")[0])
 @click.option("--m", "ms", type=click.IntRange(1, 65536), multiple=True, help="Rows of W.")
 @click.option("--k", "ks", type=click.IntRange(1, 65536), multiple=True, help="Columns of W.  [default: m]")
-@click.option("--n", "ns", type=click.IntRange(1, 1 << 20), multiple=True, help="Columns of X.  [default: best of six]")
+@click.option(
+    "--n",
+    "ns",
+    type=click.IntRange(1, 1 << 20),
+    multiple=True,
+    help="Columns of X.  [default: the best of 64, 256, 2048]",
+)
 @click.option("--block", "blocks", type=click.Choice(["1", "4", "8", "16"]), multiple=True, help="[default: 16]")
 @click.option("--density", "densities", type=click.FloatRange(0, 1, min_open=True), multiple=True,
               help="[default: 1/16]")  # fmt: skip

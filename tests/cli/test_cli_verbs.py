@@ -110,7 +110,8 @@ def test_stages_are_printed_to_stderr_and_dumped(ipucc, mlp, tmp_path, document)
     assert "# after clean-up" not in done.stderr
     dumps = sorted(p.name for p in (tmp_path / "ir").iterdir())
     assert dumps == [
-        "000-input.txt", "001-clean-up.txt", "002-fuse.txt", "003-schedule.txt", "004-place.txt", "005-lower.txt",
+        "000-input.txt", "001-clean-up.txt", "002-fuse.txt", "003-use-zeros.txt", "004-schedule.txt", "005-place.txt",
+        "006-lower.txt",
     ]  # fmt: skip
 
 

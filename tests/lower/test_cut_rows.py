@@ -131,7 +131,9 @@ def test_rows_are_cut_where_their_producer_is(
         monkeypatch.setattr(
             building, "enumerate_plans", lambda forms, *_, s=split: Enumerated([] if forms[0].rows else [(0, s)], 1)
         )
-        compiled = compile_model(made, CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy"))
+        compiled = compile_model(
+            made, CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy", passes="clean-up,fuse")
+        )
         product, rows = compiled.placement.chosen
         assert rows.stages[0].suffix == ".statistics"
         np.testing.assert_array_equal(rows.layout.tiles, product.layout.tiles)

@@ -134,7 +134,9 @@ def test_any_rounds_add_up_to_the_same(
         plans = Plans(seed, rotates)
         monkeypatch.setattr(building, "enumerate_plans", plans)
         monkeypatch.setattr(building, "plans_with_cuts", lambda *_: Enumerated([], 0))
-        compiled = compile_model(made, CompileOptions(target=str(target), solver="greedy", **options))  # type: ignore[arg-type]
+        compiled = compile_model(
+            made, CompileOptions(target=str(target), solver="greedy", passes="clean-up,fuse", **options)
+        )  # type: ignore[arg-type]
         ((_, plan),) = plans.drawn
         chosen = next(c for c in compiled.placement.chosen if c.plan is plan)
         stage = chosen.stages[0]
@@ -154,7 +156,8 @@ def test_only_rounds_write_over_what_they_read(
     plan = Plan((("k", 2), ("m", 3), ("n", 4)), ("k", 3))
     monkeypatch.setattr(building, "enumerate_plans", lambda forms, *_: Enumerated([(0, whole_or(forms[0], plan))], 1))
     compiled = compile_model(
-        model(*MODELS["product"]), CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy")
+        model(*MODELS["product"]),
+        CompileOptions(target=str(machine_file(tiles=TILES)), solver="greedy", passes="clean-up,fuse"),
     )
     program = compiled.program
     verify_program(program)
@@ -208,7 +211,7 @@ def test_rounds_leave_nothing_out_and_add_nothing_twice(
     made.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
     monkeypatch.setattr(building, "enumerate_plans", lambda *_: Enumerated([(form, plan)], 1))
     target = machine_file(tiles=TILES, phase_cycles=TILES)
-    compiled = compile_model(made, CompileOptions(target=str(target), solver="greedy"))
+    compiled = compile_model(made, CompileOptions(target=str(target), solver="greedy", passes="clean-up,fuse"))
     result = Executable(compiled.program).run({"x": x}, checked=True)
     # Whole numbers: sums are exact in any order.
     np.testing.assert_array_equal(result.outputs["y"], x @ w)

@@ -96,6 +96,27 @@ def test_a_permuted_grid_is_fuller_by_less_than_a_plain_one():
     assert made.max() <= pattern.size / 30 * 1.3
 
 
+@pytest.mark.parametrize(("block", "shape"), [(16, (9, 70, 50)), (8, (17, 44, 36)), (4, (5, 30, 41)), (1, (6, 25, 31))])
+@pytest.mark.parametrize(("precision", "limit"), [("model", 1e-4), ("fp16", 2e-2)])
+def test_numbers_of_ten_random_patterns(block, shape, precision, limit, tmp_path):
+    m, k, n = shape
+    model = layer(m, k, n)
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+    x = np.random.default_rng(1).standard_normal((m, k)).astype(np.float32)
+    half = "precision{to=fp16}," if precision == "fp16" else ""
+    for seed in range(10):
+        mask = np.random.default_rng(seed).random((-(-k // block), -(-n // block))) < 0.3
+        mask[seed % mask.shape[0], 0] = True
+        np.savez(tmp_path / "mask.npz", w=mask)
+        pruned = f'clean-up,fuse,{half}sparsify{{block={block},mask="{tmp_path / "mask.npz"}"}}'
+        exe = ipucc.compile(model, passes=pruned, precision=precision, solver="greedy")
+        assert exe.cycles.total == exe.run({"x": x}).cycles.total
+        kept = weight * np.kron(mask, np.ones((block, block)))[:k, :n]
+        bias = numpy_helper.to_array(model.graph.initializer[1])
+        want = np.maximum(x @ kept + bias, 0)
+        assert np.abs(exe.run({"x": x}).outputs["y"] - want).max() <= limit * np.abs(want).max()
+
+
 def test_a_large_sparse_layer_is_faster_than_dense():
     model = layer(512, 1024, 1024)
     dense = ipucc.compile(model, precision="fp16", solver="greedy").cycles.total

@@ -2,7 +2,7 @@
 
     python benchmarks/spmm.py                                         m = k = 4096, 1/16, beside published measurements
     python benchmarks/spmm.py --m 768 --k 768 --n 128 --block 16 --density 0.1 --target gc200
-    python benchmarks/spmm.py --heat-map                              the vendor's scheme against measured cells
+    python benchmarks/spmm.py --heat-map --block 16                   the vendor's scheme against measured cells
     python benchmarks/spmm.py --orderings                             the claims S1 to S7 about sparse products
 
 Every option may be repeated; rows are all combinations. `mode` is dense, static (a pattern known while compiling) or
@@ -301,13 +301,14 @@ def main(
         machine = load_target(target)
     except CompileError as refusal:
         raise click.ClickException(str(refusal)) from refusal
-    given = any((ms, ks, ns, blocks, densities, dtypes, modes, schemes))
-    if heat_map + orderings + given > 1:
-        raise click.UsageError("--heat-map and --orderings have products of their own")
+    others = any((ms, ks, ns, densities, dtypes, modes, schemes))
+    given = others or bool(blocks)
+    if heat_map + orderings + (others if heat_map else given) > 1:
+        raise click.UsageError("--heat-map (but for --block) and --orderings have products of their own")
     if heat_map or orderings:
         from spmm_checks import heat_map_rows, ordering_checks
 
-        sys.exit((heat_map_rows if heat_map else ordering_checks)(target, document))
+        sys.exit(heat_map_rows(target, document, blocks) if heat_map else ordering_checks(target, document))
     if not given:
         rows = beside_measured(target)
     else:

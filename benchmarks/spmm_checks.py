@@ -5,7 +5,7 @@ all k that were measured for an m; here k = m. Nothing is fitted: both sides are
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -59,9 +59,12 @@ def _cell(work: tuple[dict[str, str], str]) -> Cell:
     )  # fmt: skip
 
 
-def heat_map_rows(target: str, document: Path | None) -> int:
-    """Prints all cells with their errors, and medians by block; exit code 1 if a cell has no program."""
-    cells = [c for c in measurements(op="static sparse vs dense") if c["value"]]
+def heat_map_rows(target: str, document: Path | None, blocks: Sequence[str] = ()) -> int:
+    """Prints the cells, of some blocks or of all, with their errors, and medians by block; exit code 1 if a cell has no
+    program. A cell of single elements takes up to a minute."""
+    cells = [
+        c for c in measurements(op="static sparse vs dense") if c["value"] and (not blocks or c["block"] in blocks)
+    ]
     cells.sort(key=lambda c: (-int(c["block"]), int(c["m"]), float(c["density"]), int(c["n"])))
     made: list[Cell] = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:

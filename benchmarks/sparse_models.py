@@ -58,7 +58,7 @@ def measure(name: str, path: Path, precision: str, block: int | None, density: f
     row = Row(name, precision, block)
     half = "precision{to=fp16}," if precision == "fp16" else ""
     pruned = f"clean-up,fuse,{half}sparsify{{block={block},density={density},ops=[matmul,conv]}}"
-    options = CompileOptions(target=target, precision=precision, passes=None if block is None else pruned)  # type: ignore[arg-type]
+    options = CompileOptions(target=target, precision=precision, passes=None if block is None else pruned)
     start = time.perf_counter()
     try:
         made = compile_model(path, options)

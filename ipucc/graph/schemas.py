@@ -18,7 +18,7 @@ block column cols[i] (along n) and holds values[i] (bk x bn, zero outside the we
 zero, no block is given twice. BlockSparseConv has the attributes of FusedConv but `group`, which is 1, and a
 weight of `shape` [output channels, input channels, kernel...]: block i holds the weights of the kernel
 position taps[i] (counted row by row) from the input channels of block row rows[i] to the output channels of
-block column cols[i]. `distribution` (`banded BxA` or `grid BxA`, see ipucc.ops.distribution) says how the
+block column cols[i]. `distribution` (`banded BxA`, `grid BxA`, `plain BxA`, see ipucc.ops.distribution) says how the
 blocks of either are dealt to the tiles; without it placement chooses. For the last two, whose
 pattern is an operand, see `ipucc.graph.dynamic_schemas`.
 

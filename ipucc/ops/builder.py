@@ -7,6 +7,7 @@ do, the builder inserts a copy op.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from math import prod
 from typing import Final
 
@@ -138,7 +139,13 @@ class Builder:
 
     def literal(self, name: str, value: Array | None, dtype: str, shape: tuple[int, ...] | None = None) -> Ref:
         """A constant that the lowering itself makes, written by the host like a weight; one of which only the shape is
-        known has no value."""
+        known has no value. A name that is taken, by a node of the same origin say, gets a number."""
+        taken = name
+        for number in count(2):
+            if taken not in self.graph.weights:
+                break
+            taken = f"{name}#{number}"
+        name = taken
         dims = value.shape if value is not None else shape or ()
         self.graph.weights[name] = value
         tensor = self._tensor(name, dims, dtype, "weight", max(0, len(dims) - 1), key=name)

@@ -267,8 +267,23 @@ class _Search:
                 figures_of(self.pattern, runs_of(self.pattern, scheme), scheme.count), scheme.count
             )
 
-    def estimate(self, figures: Figures, count: int) -> int:
-        return _estimate(figures, count, self.pattern.block, self.m, self.dtype, self.partials, self.target)
+    def estimate(self, f: Figures, count: int) -> int:
+        """Cycles of the fullest run, at the best cut of the rows over the tiles that runs leave."""
+        parts = useful_parts(self.m, max(1, self.target.tiles // count))
+        cell = -(-self.m // parts)
+        size, wide = itemsize(self.dtype), itemsize(self.partials)
+        (high, across), target = self.pattern.block, self.target
+        blocks, outputs = np.full(cell.size, f.blocks), np.full(cell.size, f.outputs)
+        work = block_sparse_cycles(cell, blocks, outputs, self.pattern.block, self.dtype, target)
+        gather = f.rows * high * cell * size
+        # Every column's partials are spread over the tiles that share in the reduction.
+        partial = f.outputs * across * cell * wide
+        depth = min(f.holders, count)
+        moved = gather + partial * min(depth, 4)
+        cycles = work + moved / target.exchange_bytes_per_cycle * target.exchange_factor
+        cycles = cycles + target.workers * depth * partial // (wide * 24)
+        idle = parts * count * 4 < target.tiles
+        return int((cycles + np.where(idle, target.phase_cycles // 4, 0)).min())
 
     def counts(self) -> Ints:
         """Numbers of runs, from one to one a tile, of which every one is a little fuller than the next."""
@@ -310,20 +325,3 @@ class _Search:
             self.price(Scheme("plain", bands, across))
             if self.pattern.size <= 1 << 16:
                 self.price(Scheme("grid", bands, across))
-
-
-def _estimate(f: Figures, count: int, block: tuple[int, int], m: int, dtype: str, partials: str, target: Target) -> int:
-    parts = useful_parts(m, max(1, target.tiles // count))
-    cell = -(-m // parts)
-    size, wide = itemsize(dtype), itemsize(partials)
-    blocks, outputs = np.full(cell.size, f.blocks), np.full(cell.size, f.outputs)
-    work = block_sparse_cycles(cell, blocks, outputs, block, dtype, target)
-    gather = f.rows * block[0] * cell * size
-    # Every column's partials are spread over the tiles that share in the reduction.
-    partial = f.outputs * block[1] * cell * wide
-    depth = min(f.holders, count)
-    moved = gather + partial * min(depth, 4)
-    cycles = work + moved / target.exchange_bytes_per_cycle * target.exchange_factor
-    cycles = cycles + target.workers * depth * partial // (wide * 24)
-    idle = parts * count * 4 < target.tiles
-    return int((cycles + np.where(idle, target.phase_cycles // 4, 0)).min())

@@ -71,7 +71,8 @@ def distributions(
         raise b.fail("IPU0120", f"attribute 'distribution': {failure}") from failure
     if scheme.count > b.options.target.tiles:
         raise b.fail("IPU0120", f"attribute 'distribution': {text!r} has more runs than there are tiles")
-    if scheme.bands > pattern.shape[0] or scheme.across > max(pattern.shape[1], pattern.size):
+    wide = pattern.size if scheme.kind == "banded" else pattern.shape[1]
+    if scheme.bands > pattern.shape[0] or scheme.across > wide:
         raise b.fail("IPU0120", f"attribute 'distribution': {text!r} has more parts than there are blocks")
     return [(scheme, deal(pattern, runs_of(pattern, scheme), scheme.count))]
 

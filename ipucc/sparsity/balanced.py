@@ -10,7 +10,6 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
 from ipucc.sparsity.blocks import Mask
 from ipucc.sparsity.masks import kept_count
@@ -95,6 +94,9 @@ def _flow(
 ) -> NDArray[np.int64] | None:  # fmt: skip
     """The `count` eligible blocks of highest total score with bounded rows and columns of cells; None: there are not
     as many. From the source to every row of cells, by one arc per block to a column, and on to the sink."""
+    # Loading the solver takes longer than most masks, and every compile imports this module.
+    from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
+
     bands, across = grid
     source, sink = bands + across, bands + across + 1
     flow = SimpleMinCostFlow()

@@ -8,6 +8,7 @@ from onnx.reference import ReferenceEvaluator
 
 import ipucc
 from ipucc.codelets.sparse import BlockSparse
+from ipucc.diagnostics import CompileError
 from ipucc.ops.distribution import Pattern, banded_runs, deal, grid_runs
 from ipucc.program.model import Compute, walk
 
@@ -132,3 +133,24 @@ def test_a_layer_where_it_does_not_pay_stays_dense_and_says_why():
     reasons = [r for r in exe.remarks if r.id == "IPU0411"]
     assert len(reasons) == 1
     assert "cycles" in reasons[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("plain 1x64", "more parts"), ("grid 64x1", "more parts"), ("banded 1x9999", "more runs"), ("rows 2x2", "is not")],
+)
+def test_a_distribution_that_cannot_be_is_told(text, reason):
+    at = np.arange(16)
+    node = helper.make_node(
+        "BlockSparseMatMul", ["x", "v"], ["y"], name="product", domain="ipucc", expr="x", rows=(at // 4).tolist(),
+        cols=(at % 4).tolist(), block=[16, 16], shape=[64, 64], distribution=text,
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", 1, [8, 64])],
+        [helper.make_tensor_value_info("y", 1, [8, 64])],
+        [numpy_helper.from_array(np.ones((16, 16, 16), np.float32), "v")],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("ipucc", 1)]
+    with pytest.raises(CompileError, match=reason) as failure:
+        ipucc.compile(helper.make_model(graph, opset_imports=imports, ir_version=10))
+    assert failure.value.diagnostics[0].id == "IPU0120"

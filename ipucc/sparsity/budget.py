@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ortools.sat.python import cp_model
-
 __all__ = ["Allocation", "Form", "allocate"]
 
 _RESOLUTION: Final = 10**9
@@ -47,6 +45,8 @@ def allocate(layers: Sequence[Sequence[Form]], budget: int, limit: float = 20.0)
     if sum(layers[i][forms[-1]].cycles for i, forms in enumerate(offered)) > budget:
         return None
     most = sum(layers[i][forms[-1]].loss for i, forms in enumerate(offered))
+    from ortools.sat.python import cp_model  # imported only where it runs
+
     model = cp_model.CpModel()
     picks = [[model.new_bool_var(f"{i}.{f}") for f in forms] for i, forms in enumerate(offered)]
     flat = [(picks[i][j], layers[i][f]) for i, forms in enumerate(offered) for j, f in enumerate(forms)]

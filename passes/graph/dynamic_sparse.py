@@ -9,13 +9,14 @@ import onnx_ir as ir
 
 from ipucc.diagnostics import error
 from ipucc.graph.dynamic_schemas import INITIAL
-from ipucc.graph.edit import AttrLike, Editor, copy_type, dtype_name, merge_origin, prune, static_shape, value_dtype
-from ipucc.graph.schemas import DOMAIN, attach_functions, extra_operands
+from ipucc.graph.edit import AttrLike, Editor, copy_type, dtype_name, prune, static_shape, value_dtype
+from ipucc.graph.schemas import DOMAIN, attach_functions
 from ipucc.graph.tensors import MissingTensor
 from ipucc.graph.weight_names import source_name
 from ipucc.ops.bucket_choice import choose_buckets
 from ipucc.pass_manager import Pass, PassContext, option
 from ipucc.passes.graph.products import Product, find_products, matches
+from ipucc.passes.graph.sparse_form import epilogue_operands, put_in_place
 from ipucc.sparsity import block_scores, check_block, choose, kept_count
 from ipucc.sparsity.blocks import Array, Block, grid_of
 from ipucc.sparsity.buckets import OVERFLOW, Buckets, capacity_for
@@ -69,7 +70,8 @@ class DynamicSparse(Pass):
                     product.node, text, capacity=buckets.capacity, reach=buckets.reach, slots=buckets.slots
                 )  # fmt: skip
                 made[key] = buckets, *_inputs(model, product, buckets, weight[0], self.density, ctx)
-            _replace(product, *made[key], editor)
+            buckets, values, places = made[key]
+            put_in_place(product, "DynamicSparseMatMul", (values, places), _attributes(product, buckets), editor)
         if made:
             prune(model)
             attach_functions(model)
@@ -142,7 +144,9 @@ def _form(product: Product) -> tuple[object, ...]:
     """Equal for products of equal predictions."""
     node = product.node
     expr = node.attributes.get_string("expr", "")
-    operands = [(value_dtype(v), static_shape(v)) for v in (*node.inputs[:1], *_extras(node)) if v is not None]
+    operands = [
+        (value_dtype(v), static_shape(v)) for v in (*node.inputs[:1], *epilogue_operands(node)) if v is not None
+    ]
     return product.shape, expr, tuple(operands)
 
 
@@ -165,7 +169,10 @@ def _predicted(product: Product, buckets: Buckets, ctx: PassContext) -> int:
         operands.append(ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=held))
     node = product.node
     made = ir.node(
-        "DynamicSparseMatMul", [node.inputs[0], *operands, *_extras(node)], _attributes(product, buckets), domain=DOMAIN
+        "DynamicSparseMatMul",
+        [node.inputs[0], *operands, *epilogue_operands(node)],
+        _attributes(product, buckets),
+        domain=DOMAIN,
     )
     made.name, made.outputs[0].name = f"{node.name}.dynamic", "dynamic"
     copy_type(node.outputs[0], made.outputs[0])
@@ -200,22 +207,3 @@ def _inputs(
         model.graph.inputs.append(value)
         out.append(value)
     return out[0], out[1]
-
-
-def _replace(product: Product, buckets: Buckets, values: ir.Value, places: ir.Value, editor: Editor) -> None:
-    node = product.node
-    result = node.outputs[0]
-    operands = [node.inputs[0], values, places, *_extras(node)]
-    made = editor.node("DynamicSparseMatMul", operands, _attributes(product, buckets), before=node, domain=DOMAIN)
-    copy_type(result, made.outputs[0])
-    merge_origin(made, [node])
-    name, value_name, is_output = node.name, result.name, result.is_graph_output()
-    editor.replace(result, made.outputs[0])
-    editor.remove_dead([node])
-    made.name = name
-    if not is_output:
-        made.outputs[0].name = value_name
-
-
-def _extras(node: ir.Node) -> tuple[ir.Value, ...]:
-    return extra_operands(node) if node.domain == DOMAIN else ()

@@ -1,6 +1,6 @@
 """The block-sparse form of a product: the node that multiplies only blocks that are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -43,24 +43,32 @@ class Kept:
 
 def replace(product: Product, kept: Kept, editor: Editor) -> ir.Node:
     """Puts the block-sparse form in the place of a product's node."""
-    node = product.node
-    result = node.outputs[0]
     if kept.values is None:
         blocks = cut(kept.weight, kept.block)[np.nonzero(kept.mask)]
         kept.values = editor.constant(np.ascontiguousarray(blocks), name=f"{product.constant.name}_blocks")
     op, attrs = _form(product, kept.mask, kept.block)
     if kept.distribution:
         attrs["distribution"] = kept.distribution
-    sparse = editor.node(op, [node.inputs[0], kept.values, *_extras(node)], attrs, before=node, domain=DOMAIN)
-    copy_type(result, sparse.outputs[0])
-    merge_origin(sparse, [node])
+    return put_in_place(product, op, (kept.values,), attrs, editor)
+
+
+def put_in_place(
+    product: Product, op: str, weight: Sequence[ir.Value], attrs: Mapping[str, AttrLike], editor: Editor
+) -> ir.Node:
+    """A node of the domain `ipucc` in the place of a product's node: the same left side, `weight` for the right one,
+    the operands of the epilogue, the names."""
+    node = product.node
+    result = node.outputs[0]
+    made = editor.node(op, [node.inputs[0], *weight, *epilogue_operands(node)], dict(attrs), before=node, domain=DOMAIN)
+    copy_type(result, made.outputs[0])
+    merge_origin(made, [node])
     name, value_name, is_output = node.name, result.name, result.is_graph_output()
-    editor.replace(result, sparse.outputs[0])
+    editor.replace(result, made.outputs[0])
     editor.remove_dead([node])
-    sparse.name = name
+    made.name = name
     if not is_output:
-        sparse.outputs[0].name = value_name
-    return sparse
+        made.outputs[0].name = value_name
+    return made
 
 
 @contextmanager
@@ -75,7 +83,7 @@ def predicted(product: Product, mask: Mask, block: Block) -> Iterator[ir.Node]:
     dtype = product.constant.dtype or ir.DataType.FLOAT
     held = MissingTensor("blocks", dtype, shape, "only a prediction is wanted")
     values = ir.Value(name="blocks", shape=shape, type=ir.TensorType(dtype), const_value=held)
-    made = ir.node(op, [node.inputs[0], values, *_extras(node)], attributes=attrs, domain=DOMAIN)
+    made = ir.node(op, [node.inputs[0], values, *epilogue_operands(node)], attributes=attrs, domain=DOMAIN)
     made.name = f"{node.name}.sparse"
     made.outputs[0].name = "sparse"
     copy_type(node.outputs[0], made.outputs[0])
@@ -86,7 +94,8 @@ def predicted(product: Product, mask: Mask, block: Block) -> Iterator[ir.Node]:
             made.replace_input_with(i, None)
 
 
-def _extras(node: ir.Node) -> tuple[ir.Value, ...]:
+def epilogue_operands(node: ir.Node) -> tuple[ir.Value, ...]:
+    """The operands of a product's epilogue; a plain product has none."""
     return extra_operands(node) if node.domain == DOMAIN else ()
 
 

@@ -1,5 +1,6 @@
 """The pass dynamic-sparse, and the ops that it makes: schemas, function bodies, buckets that are chosen."""
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,14 @@ from ipucc.sparsity import Buckets, block_scores, choose
 from ipucc.target import load_target
 
 RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(monkeypatch):
+    """Every test draws its own numbers, whichever ran before it."""
+    monkeypatch.setattr(sys.modules[__name__], "RNG", np.random.default_rng(5))
+
+
 BUCKETS = Buckets((18, 27), (4, 4), (2, 3), 5, 2)
 
 

@@ -1,5 +1,6 @@
 """Buckets: which patterns fit, where their blocks lie, and how many slots random patterns need."""
 
+import sys
 from itertools import combinations, pairwise
 from math import comb
 
@@ -11,6 +12,12 @@ from ipucc.sparsity import BeyondCapacity, Buckets, capacity_for
 from ipucc.sparsity.buckets import _tail
 
 RNG = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(monkeypatch):
+    """Every test draws its own numbers, whichever ran before it."""
+    monkeypatch.setattr(sys.modules[__name__], "RNG", np.random.default_rng(3))
 
 
 def random_mask(buckets: Buckets, share: float) -> np.ndarray:
@@ -73,7 +80,10 @@ def test_a_capped_mask_keeps_the_highest_sum_of_scores():
 def test_what_is_encoded_is_decoded(block, reach):
     buckets = Buckets((70, 90), block, (3, 4), 9, reach)
     weight = RNG.standard_normal(buckets.shape).astype(np.float32)
-    mask = buckets.capped(random_mask(buckets, 0.6), RNG.random(buckets.blocks))
+    wanted = random_mask(buckets, 0.6)
+    wanted[:3, :4] = True  # a cell of 12 blocks, three more than its bucket holds
+    wanted[:3, -4:] &= np.arange(4) < 2
+    mask = buckets.capped(wanted, RNG.random(buckets.blocks))
     made = buckets.encode(mask, weight)
     back, found = buckets.decode(made.values, made.places)
     elements = np.kron(mask, np.ones(block))[:70, :90]

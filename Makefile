@@ -6,13 +6,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: help demo test test-slow golden lint fmt clean
+.PHONY: help demo test test-slow golden validate lint fmt clean
 
 help:
 	@echo "make demo       compile and run the digits network on a simulated IPU, dense and block-sparse"
 	@echo "make test       the tests that take a few seconds each"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make golden     write the golden texts of tests/golden again"
+	@echo "make validate   the cycle model against published measurements of real IPUs"
 	@echo "make lint       ruff and mypy"
 	@echo "make fmt        format the code"
 	@echo "make clean      remove what builds and checks leave behind; the environment stays"
@@ -28,6 +29,9 @@ test-slow: $(VENV)/.installed-test
 
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests/golden --snapshot-update
+
+validate: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/validate.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

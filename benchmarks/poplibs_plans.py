@@ -4,9 +4,10 @@ Not a part of the compiler: what ipucc's own plans are held against, and what a 
 to be compared with. Restated from facts of the sources (lib/poplin/ConvPlan.cpp,
 lib/popsparse/StaticMatMulPartitioner.cpp).
 
-Dense, [n, k] x [k, m] with m x k the stationary weights: parts of n, k and m in space, found by its own estimate
-(exchange, codelet and reduction, no cost of a phase); priced with ipucc's formulas and its cost of a phase. Activations
-arrive at the rate of tile pairs where m is cut into an even number of parts, weights at that of one tile.
+Dense, [n, k] x [k, m] with m x k the stationary weights: parts of n, k and m in space and steps of k or of m in time,
+found by its own estimate (exchange, codelet, reduction and slices, no cost of a phase) within its share of a tile;
+priced with ipucc's formulas and its cost of a phase. Activations arrive at the rate of tile pairs where m is cut into
+an even number of parts, and once for all steps of m; weights at the rate of one tile.
 
 Sparse: the dense side in at most 32 parts, the block rows in at most 128 bands of equal counts of blocks, each dealt to
 its share of the tiles in runs of equal count; the dense side gathered at the rate of tile pairs, partials in fp32, and
@@ -18,6 +19,7 @@ partials are those that the user asks for, and whose readers take results as the
 from dataclasses import dataclass
 
 import numpy as np
+from banded import BandedFigures
 from numpy.typing import NDArray
 
 from ipucc.codelets.copy import Copy
@@ -41,22 +43,41 @@ _SHARE = 0.6
 """availableMemoryProportion: what a product may take of a tile."""
 
 
+_SERIAL = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32)
+"""Steps in time that are tried, of k or of m: one of both only, as there."""
+
+
 @dataclass(frozen=True)
 class DensePlan:
-    """Parts of n, k and m, and the cycles under ipucc's machine."""
+    """Parts of n, k and m in space, steps of k and m in time, the cycles under ipucc's machine, and whether it keeps
+    within the library's share of a tile."""
 
     parts: tuple[int, int, int]
+    serial: tuple[int, int]
     cycles: int
     compute: int
     exchange: int
     reduce: int
     sync: int
+    fits: bool
 
 
 def dense_plan(m: int, k: int, n: int, dtype: str, target: Target) -> DensePlan:
-    """The library's plan of [n, k] x [k, m] with fp16 or fp32 partials, as the operands."""
+    """The library's plan of [n, k] x [k, m] with fp16 or fp32 partials, as the operands: the one with the least
+    estimate, exchange and phases at the library's rates, that fits into its share of a tile."""
+    found = [_cut(m, k, n, dtype, (1, s), target) for s in _SERIAL]
+    found += [_cut(m, k, n, dtype, (s, 1), target) for s in _SERIAL[1:]]
+    fitting = [f for f in found if f[1].fits] or found
+    return min(fitting, key=lambda f: f[0])[1]
+
+
+def _cut(
+    m: int, k: int, n: int, dtype: str, serial: tuple[int, int], target: Target
+) -> tuple[float, DensePlan]:  # fmt: skip
+    """The library's estimate of its best parts in space for some steps in time, and the plan."""
     name, size = DTYPES[dtype]
-    inner, outer = -(-k // _UNIT), -(-m // _UNIT)
+    steps = serial[0] * serial[1]
+    inner, outer = -(-k // _UNIT // serial[0]), -(-m // _UNIT // serial[1])
     grid = np.stack(
         np.meshgrid(*(useful_parts(x, target.tiles) for x in (n, inner, outer)), indexing="ij"), axis=-1
     ).reshape(-1, 3)  # fmt: skip
@@ -67,7 +88,9 @@ def dense_plan(m: int, k: int, n: int, dtype: str, target: Target) -> DensePlan:
     one = target.exchange_bytes_per_cycle
     pair = target.pair_bytes_per_cycle
     # What is on the tile already need not move: every tile holds its share of both operands.
-    fetched = (left * (1 - 1 / pm)) / np.where(pm % 2 == 0, pair, one) + right * (1 - 1 / pn) / one
+    activations = (left * (1 - 1 / pm)) / np.where(pm % 2 == 0, pair, one)
+    # They are the same in all steps of m, and fetched before the first.
+    fetched = activations / serial[1] + right * (1 - 1 / pn) / one
     work = product_cycles("amp", np.ones_like(rows), rows, deep, wide, name, name, target)
     stages = np.where(pk >= _TWO_STAGES, 2, np.where(pk > 1, 1, 0))
     first = np.where(stages == 2, np.ceil(np.sqrt(pk)), pk).astype(np.int64)
@@ -77,16 +100,24 @@ def dense_plan(m: int, k: int, n: int, dtype: str, target: Target) -> DensePlan:
     joined = np.where(stages > 0, sums * (1 - 1 / first), 0) + np.where(stages == 2, share * size * (1 - 1 / second), 0)
     added = np.where(stages > 0, _added(first, share, name, target), 0)
     added = added + np.where(stages == 2, _added(second, last, name, target), 0)
-    memory = left + right + sums * (1 + np.where(stages > 0, 1, 0))
-    exchange = (fetched + joined / one) * target.exchange_factor
-    estimate = np.where(memory <= _SHARE * target.tile_bytes, work + exchange + added, np.inf)
-    if not np.isfinite(estimate).any():
-        estimate = work + exchange + added
+    # A step takes its slice of the operand that is cut, and puts its result in place: every byte is copied once.
+    sliced = (right / pn + (left / pm if serial[0] > 1 else 0) + last * size) if steps > 1 else np.zeros_like(sums)
+    if serial[0] > 1:
+        added = added + _added(np.full_like(last, 2), last, name, target)
+    copied = sliced / target.copy_bytes_per_cycle
+    memory = left + right + sums * (1 + np.where(stages > 0, 1, 0)) + (m * n * size // target.tiles if steps > 1 else 0)
+    fits = memory <= _SHARE * target.tile_bytes
+    estimate = work + added + copied + fetched + joined / one
+    estimate = np.where(fits, estimate, np.inf) if fits.any() else estimate
     i = int(estimate.argmin())
-    sync = int((1 + stages[i]) * target.phase_cycles)
-    total = int(work[i] + exchange[i] + added[i]) + sync
+    phases = int(steps * (1 + stages[i]))
+    exchange = int(steps * (fetched[i] + joined[i] / one) * target.exchange_factor)
+    compute, reduce, sync = int(steps * (work[i] + copied[i])), int(steps * added[i]), phases * target.phase_cycles
     parts = int(pn[i]), int(pk[i]), int(pm[i])
-    return DensePlan(parts, total, int(work[i]), int(exchange[i]), int(added[i]), sync)
+    plan = DensePlan(
+        parts, serial, compute + exchange + reduce + sync, compute, exchange, reduce, sync, bool(fits.any())
+    )
+    return float(steps * estimate[i]), plan
 
 
 def _added(depth: Ints, outputs: Ints, dtype: str, target: Target) -> Ints:
@@ -102,10 +133,14 @@ class SparsePlan:
     parts: int
 
 
-def sparse_plan(pattern: Pattern, n: int, dtype: str, target: Target) -> SparsePlan:
+def sparse_plan(
+    pattern: Pattern, n: int, dtype: str, target: Target, dealt: BandedFigures | None = None
+) -> SparsePlan:  # fmt: skip
     """The library's plan of a static block-sparse product with n columns of the dense side: the least of its estimate
-    over parts and bands. Gathered rows count at the rate of tile pairs, as there."""
+    over parts and bands. Gathered rows count at the rate of tile pairs, as there. `dealt` is used
+    again where it was made before of the same pattern."""
     name, size = DTYPES[dtype]
+    dealt = BandedFigures(pattern) if dealt is None else dealt
     best: tuple[float, SparsePlan] | None = None
     one, pair = target.exchange_bytes_per_cycle, target.pair_bytes_per_cycle
     for parts in (p for p in (1, 2, 3, 4, 6, 8, 11, 16, 23, 32) if p <= n):
@@ -115,7 +150,7 @@ def sparse_plan(pattern: Pattern, n: int, dtype: str, target: Target) -> SparseP
             if bands > pattern.shape[0] or across < 1:
                 continue
             scheme = Scheme("banded", bands, across)
-            f = figures_of(pattern, runs_of(pattern, scheme), scheme.count)
+            f = dealt(scheme)
             area, depth = pattern.block[0] * pattern.block[1], min(f.holders, 1 + bands)
             made = f.outputs * pattern.block[1] * cell
             cost = float(

@@ -21,14 +21,17 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import onnx
+import onnx_ir as ir
+from banded import BandedFigures
 from onnx import TensorProto, helper, numpy_helper
 from poplibs_plans import dense_plan, moved_result, shared_gather, sparse_plan
 from rows import count
@@ -37,19 +40,25 @@ from ipucc.cli.output import table
 from ipucc.compiler import CompileOptions, compile_model
 from ipucc.diagnostics import CompileError
 from ipucc.ops.distribution import Pattern
-from ipucc.optimise import optimise_model, schedule_model
+from ipucc.ops.graph import TileGraph
+from ipucc.optimise import schedule_model
 from ipucc.passes.plan.build_problem import build_problem, candidate_of
 from ipucc.passes.plan.grid import Plan
 from ipucc.passes.plan.local_order import in_local_orders
 from ipucc.passes.plan.place import place
 from ipucc.passes.program.lower import lower
-from ipucc.program.model import Program
-from ipucc.program.timing import program_times
+from ipucc.program.model import Buffer, Exchange, Program
+from ipucc.program.order import Order
+from ipucc.program.timing import Exchanges, program_times
 from ipucc.target import Target, load_target
 
 DATA = Path(__file__).parent / "data" / "measurements.csv"
 COLUMNS = (64, 256, 2048)
 """The n among which the best is sought."""
+
+
+_MANY_PIECES = 1 << 17
+"""From so many pieces of memory on, few orders of their transfers are tried."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +100,19 @@ class Row:
     over: list[int] = field(default_factory=list)
 
 
+@lru_cache(maxsize=4)
 def random_pattern(m: int, k: int, block: int, density: float) -> Pattern:
     """Blocks of W^T [k, m] at random places, as many as the density says, one at least."""
     high, wide = -(-k // block), -(-m // block)
     size = max(1, round(high * wide * density))
     places = np.sort(np.random.default_rng(0).permutation(high * wide)[:size])
     return Pattern(*np.divmod(places, wide), (high, wide), (block, block))
+
+
+@lru_cache(maxsize=4)
+def dealt(m: int, k: int, block: int, density: float) -> BandedFigures:
+    """The fullest runs of `random_pattern`, whatever the number of columns."""
+    return BandedFigures(random_pattern(m, k, block, density))
 
 
 def sparse_model(case: Case, pattern: Pattern, distribution: str = "") -> onnx.ModelProto:
@@ -109,6 +125,30 @@ def sparse_model(case: Case, pattern: Pattern, distribution: str = "") -> onnx.M
         **({"distribution": distribution} if distribution else {}),
     )  # fmt: skip
     return _model(case, node, values.astype(np.float16 if case.dtype == "fp16" else np.float32), "values", kind)
+
+
+@lru_cache(maxsize=2)
+def places(m: int, k: int, block: int, density: float) -> tuple[ir.Attr, ir.Attr]:
+    """Rows and columns of `random_pattern` as attributes."""
+    pattern = random_pattern(m, k, block, density)
+    return ir.AttrInt64s("rows", pattern.rows.tolist()), ir.AttrInt64s("cols", pattern.cols.tolist())
+
+
+def sparse_graph(case: Case, pattern: Pattern, distribution: str, options: CompileOptions) -> TileGraph:
+    """The tile graph of `sparse_model` with one distribution, made without a file of it: importing millions of places
+    takes longer than all that is done with them."""
+    dtype = ir.DataType.FLOAT16 if case.dtype == "fp16" else ir.DataType.FLOAT
+    x = ir.Value(name="x", shape=ir.Shape((case.n, case.k)), type=ir.TensorType(dtype))
+    zeros = ir.tensor(np.zeros((pattern.size, *pattern.block), dtype.numpy()), name="values")
+    values = ir.Value(name="values", shape=zeros.shape, type=ir.TensorType(dtype), const_value=zeros)
+    y = ir.Value(name="y", shape=ir.Shape((case.n, case.m)), type=ir.TensorType(dtype))
+    node = ir.Node("ipucc", "BlockSparseMatMul", [x, values], [
+        ir.AttrString("expr", "x"), *places(case.m, case.k, case.block, case.density),
+        ir.AttrInt64s("block", pattern.block), ir.AttrInt64s("shape", (case.k, case.m)),
+        ir.AttrString("distribution", distribution),
+    ], name="product", outputs=[y])  # fmt: skip
+    graph = ir.Graph([x], [y], nodes=[node], initializers=[values], opset_imports={"": 20, "ipucc": 1}, name="spmm")
+    return schedule_model(ir.Model(graph, ir_version=10), load_target(options.target), options)
 
 
 def dense_model(case: Case) -> onnx.ModelProto:
@@ -128,9 +168,9 @@ def _model(case: Case, node: onnx.NodeProto, held: np.ndarray, name: str, kind: 
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
-def split(program: Program) -> dict[str, int]:
+def split(program: Program, exchanges: Exchanges | None = None) -> dict[str, int]:
     """Cycles of a program by what they are for."""
-    times = program_times(program)
+    times = program_times(program, exchanges)
     joins = sum(t.compute for t in times if t.name.startswith("product") and ".partials" not in t.name)
     compute = sum(t.compute for t in times)
     sparse = any(".partials" in t.name for t in times)
@@ -147,14 +187,23 @@ def compiled(model: onnx.ModelProto, target: str, passes: str = "") -> tuple[dic
     return split(found.program), "; ".join(op.plan for op in found.program.ops)
 
 
+class FewOrders(Exchanges):
+    """Orders of transfers, of the largest exchanges only by the three cheapest rules: one takes seconds there."""
+
+    def best_order(self, step: Exchange, buffers: list[Buffer]) -> Order:
+        pieces = sum(prod(int(t.count.sum()) for t in move.tracks) for move in step.moves)
+        if pieces < _MANY_PIECES:
+            return super().best_order(step, buffers)
+        orders = [Order(queue, 64, 1) for queue in ("near", "long", "wide")]
+        return min(orders, key=lambda order: self.time(replace(step, order=order), buffers).exchange)
+
+
 def vendor_sparse(case: Case, target: str) -> tuple[dict[str, int], str]:
     """The vendor's plan of a static block-sparse product, lowered to a program, and the result moved behind it."""
     machine = load_target(target)
     pattern = random_pattern(case.m, case.k, case.block, case.density)
-    plan = sparse_plan(pattern, case.n, case.dtype, machine)
-    options = CompileOptions(target=target, passes="", partials="fp32")
-    model = optimise_model(sparse_model(case, pattern, str(plan.scheme)), options).model
-    graph = schedule_model(model, machine, options)
+    plan = sparse_plan(pattern, case.n, case.dtype, machine, dealt(case.m, case.k, case.block, case.density))
+    graph = sparse_graph(case, pattern, str(plan.scheme), CompileOptions(target=target, passes="", partials="fp32"))
     placed = place(
         build_problem(graph, machine, machine.usable_bytes, 4), machine.usable_bytes, "greedy", "default"
     )  # fmt: skip
@@ -162,7 +211,8 @@ def vendor_sparse(case: Case, target: str) -> tuple[dict[str, int], str]:
     cut = Plan((("r", plan.scheme.count), ("m", plan.parts), ("p", 1)), None, plan.parts > 1)
     made = candidate_of(graph, at, 0, cut, machine)
     chosen = tuple(made if i == at else c for i, c in enumerate(placed.chosen))
-    figures = split(lower(graph, in_local_orders(replace(placed, chosen=chosen)), machine))
+    exchanges = FewOrders(machine)
+    figures = split(lower(graph, in_local_orders(replace(placed, chosen=chosen)), machine, exchanges), exchanges)
     ordered, exchange, sync = moved_result(case.m, case.n, case.dtype, machine)
     exchange -= shared_gather(pattern, plan, case.n, case.dtype, machine)
     for name, more in (("reduce", ordered), ("exchange", exchange), ("sync", sync)):

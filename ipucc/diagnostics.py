@@ -88,6 +88,7 @@ IDS: dict[str, str] = {
     "IPU0508": "a result file cannot be written",
     "IPU0509": "the program breaks a rule of its verifier",
     "IPU0510": "the program has no weights and can only be timed",
+    "IPU0511": "the program uses a codelet that is not registered in this process",
     # 06xx: inputs and options of a run
     "IPU0601": "an input is missing",
     "IPU0602": "unknown input",

@@ -13,16 +13,19 @@ from ipucc.tiles.layout import Layout
 __all__ = ["extents", "image", "load", "store", "write"]
 
 
-def extents(layout: Layout, cells: NDArray[np.integer]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Per dimension, the first valid local index and the end of the valid ones, for every cell (flat index)."""
+def extents(
+    layout: Layout, cells: NDArray[np.integer], own: bool = False
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Per dimension, the first valid local index and the end of the valid ones, for every cell (flat index); with `own`
+    of those that the cell owns, where cells overlap."""
     grid = layout.grid
     where = np.unravel_index(cells, grid) if grid else ()
     out = []
     for d, at in enumerate(where):
-        lo = layout.cuts[d][0][at].astype(np.int64)
-        hi = layout.cuts[d][1][at].astype(np.int64)
-        first = np.minimum(np.maximum(-lo, 0), hi - lo)
-        out.append((first, np.maximum(np.minimum(hi, layout.shape[d]) - lo, first)))
+        begin = layout.cuts[d][0][at].astype(np.int64)
+        lo, hi = (x[at].astype(np.int64) for x in (layout.owned if own else layout.cuts)[d])
+        first = np.minimum(np.maximum(lo, 0), hi)
+        out.append((first - begin, np.maximum(np.minimum(hi, layout.shape[d]), first) - begin))
     return out
 
 

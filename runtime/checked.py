@@ -113,7 +113,8 @@ class TagChecker(Observer):
                     self._carry(memory, step, m, offsets, tag)
             place = self._place(dst, offsets)
             # Exchanges fill a buffer together as long as nobody reads it; the first behind a read begins a new version.
-            begins = place not in self._floors or place in self._read
+            updates = all(m.keeps for m in step.moves if m.dst == dst)
+            begins = place not in self._floors or (place in self._read and not updates)
             if dst not in least and (begins or self._cover.written(step, dst).words is None):
                 self._floor(dst, offsets)[:] = tag
             self._read.discard(place)

@@ -216,7 +216,7 @@ class Engine:
         self._cells(buffer, offset, put, write=True)
 
     def _gather(self, buffer: Buffer, offset: int) -> Array:
-        """Read a whole tensor out of a buffer, from the first replica of every cell."""
+        """Read a whole tensor out of a buffer, what a cell owns from its first replica."""
         out = np.zeros(buffer.layout.shape, storage_type(buffer.dtype))
 
         def take(whole: Box, inside: Box, dense: Array, i: int) -> None:
@@ -239,7 +239,7 @@ class Engine:
         for start in range(0, count, size):
             ids = np.arange(start, min(start + size, count))
             grid = np.unravel_index(ids, layout.grid) if layout.grid else ()
-            valid = extents(layout, ids)
+            valid = extents(layout, ids, own=not write)
             binding = Binding(0, ids.astype(np.int32))
             first = layout.tiles.reshape(-1, layout.replicas)
             if write:

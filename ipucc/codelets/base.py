@@ -71,14 +71,19 @@ class Codelet(ABC):
     """A frozen dataclass whose fields are the static parameters: numbers, strings and (nested) tuples of them.
 
     `code_bytes` is the size of the code on a tile, charged once per tile and program (inferred: no vendor figure).
+    `context` says what runs a vertex: the whole `tile`, where the supervisor shares the cell out to all workers, or
+    one `worker`, of which a tile runs as many at once as it has.
     """
 
     name: ClassVar[str]
     code_bytes: ClassVar[int]
+    context: ClassVar[Literal["tile", "worker"]] = "tile"
 
     @abstractmethod
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
-        """Tile cycles of one cell, all six workers at work; `n` maps axes to extents, arrays of one shape."""
+        """Cycles of one cell; `n` maps axes to extents, arrays of one shape. Of a vertex of the whole tile, tile cycles
+        with all workers at work; of a vertex of one worker, the cycles of that worker, which issues in every sixth
+        cycle of its tile (one in `Target.workers`)."""
 
     @abstractmethod
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:

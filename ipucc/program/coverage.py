@@ -14,7 +14,7 @@ from ipucc.tiles.intersect import Ints, Track
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.tracks import flatten
 
-__all__ = ["WORD", "layout_key", "needed_words", "word_count", "written_words"]
+__all__ = ["WORD", "layout_key", "needed_words", "read_words", "word_count", "written_words"]
 
 WORD = 4
 """Bytes of the words in which the machine moves data, and in which memory is checked."""
@@ -37,6 +37,18 @@ def written_words(products: Sequence[tuple[Track, ...]], layout: Layout) -> Mark
         _, cell, _, at = flatten(tracks)
         t = tracks[-1]
         mark(marks, cell, at // WORD, t.dst_cell, t.dst_at // WORD, t.count, t.dst_step // WORD, t.run // WORD)
+    return marks
+
+
+def read_words(products: Sequence[tuple[Track, ...]], layout: Layout) -> Marks:
+    """[cells, words of a cell]: how often products of tracks read each word of a source; 2 stands for more."""
+    marks = np.zeros((prod(layout.grid), layout.slot_bytes // WORD), np.uint8)
+    for tracks in products:
+        if not tracks:
+            continue
+        cell, _, at, _ = flatten(tracks)
+        t = tracks[-1]
+        mark(marks, cell, at // WORD, t.src_cell, t.src_at // WORD, t.count, t.src_step // WORD, t.run // WORD)
     return marks
 
 

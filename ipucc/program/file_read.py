@@ -221,17 +221,13 @@ class _Body:
         return Program(self.target, buffers, steps, inputs, outputs, weights, functions, code, info)
 
     def _layout(self, f: Field) -> Layout:
-        f.keys("shape", "cuts", "tiles", "itemsize", "grain_dim", "by_rows", "slots")
+        f.keys("shape", "cuts", "tiles", "itemsize", "grain_dim", "by_rows", "slots", "core")
         shape = _shape(f["shape"])
         tiles = self.tables.get(f["tiles"], "int32", len(shape) + 1, 0, self.target.tiles - 1)
         if tiles.size == 0:
             raise f["tiles"].wrong("no tile")
-        cuts: list[Cut] = []
-        for d, cut in enumerate(f["cuts"].elements(len(shape))):
-            lo, hi = (self.tables.get(x, "int32", low=-(1 << 30), high=1 << 30) for x in cut.elements(2))
-            if lo.shape != hi.shape or lo.size != tiles.shape[d] or (lo > hi).any():
-                raise cut.wrong("a cut needs a first and a last index for every cell")
-            cuts.append((lo, hi))
+        cuts = self._cuts(f["cuts"], tiles.shape[:-1])
+        core = None if f["core"].value is None else self._cuts(f["core"], tiles.shape[:-1])
         slots = None
         if f["slots"].value is not None:
             slots = self.tables.get(f["slots"], "int32", len(shape), 0, 1 << 24)
@@ -239,7 +235,16 @@ class _Body:
                 raise f["slots"].wrong("every cell needs a slot")
         grain = f["grain_dim"].integer(0, max(0, len(shape) - 1))
         itemsize = f["itemsize"].integer(1, 8)
-        return Layout(shape, tuple(cuts), tiles, itemsize, grain, slots, f["by_rows"].boolean())
+        return Layout(shape, cuts, tiles, itemsize, grain, slots, f["by_rows"].boolean(), core)
+
+    def _cuts(self, f: Field, grid: tuple[int, ...]) -> tuple[Cut, ...]:
+        cuts: list[Cut] = []
+        for cells, cut in zip(grid, f.elements(len(grid)), strict=True):
+            lo, hi = (self.tables.get(x, "int32", low=-(1 << 30), high=1 << 30) for x in cut.elements(2))
+            if lo.shape != hi.shape or lo.size != cells or (lo > hi).any():
+                raise cut.wrong("a cut needs a first and a last index for every cell")
+            cuts.append((lo, hi))
+        return tuple(cuts)
 
     def _view(self, f: Field) -> View:
         f.keys("src", "dst", "groups")
@@ -355,11 +360,12 @@ class _Body:
         return tuple((self._buffer_id(a), self._buffer_id(b)) for a, b in pairs)
 
     def _move(self, f: Field) -> Move:
-        src, dst, tracks, view = f.elements(4)
-        return Move(self._buffer_id(src), self._buffer_id(dst), _of(self.tracks, tracks), _of(self.views, view))
+        src, dst, tracks, view, keeps = f.elements(5)
+        ends = self._buffer_id(src), self._buffer_id(dst)
+        return Move(*ends, _of(self.tracks, tracks), _of(self.views, view), keeps.boolean())
 
     def _compute(self, f: Field) -> Compute:
-        f.keys("do", "name", "codelet", "tiles", "cells", "operands", "results", "macs")
+        f.keys("do", "name", "codelet", "tiles", "cells", "operands", "results", "macs", "workers")
         tiles = self.tables.get(f["tiles"], "int32", 1, 0, self.target.tiles - 1)
         cells = _of(self.cells, f["cells"])
         if any(n.size != tiles.size for n in cells.n.values()):
@@ -367,7 +373,10 @@ class _Body:
         operands = tuple(self._binding(b, tiles.size) for b in f["operands"].elements())
         results = tuple(self._binding(b, tiles.size) for b in f["results"].elements())
         macs = f["macs"].integer(0, 1 << 62)
-        return Compute(f["name"].text(), _of(self.codelets, f["codelet"]), tiles, cells, operands, results, macs)
+        named = f["workers"].value is not None
+        workers = self.tables.get(f["workers"], "int32", 1, 0, self.target.workers - 1) if named else None
+        codelet = _of(self.codelets, f["codelet"])
+        return Compute(f["name"].text(), codelet, tiles, cells, operands, results, macs, workers)
 
     def _binding(self, f: Field, vertices: int) -> Binding:
         buffer, table, fill = f.elements(3)
@@ -389,7 +398,10 @@ def _codelet(f: Field) -> Codelet:
     try:
         kind = codelet_class(name)
     except KeyError as problem:
-        raise f["name"].wrong(f"unknown codelet {name!r}") from problem
+        raise error(
+            "IPU0511", f"the program uses the codelet {name!r}, which is not registered in this process", where=f.where,
+            help=["import the module that registers it (ipucc.builder.register) before the program is read"],
+        ) from problem
     given = typed_fields(kind, f, "name")
     try:
         return kind.from_json(given)

@@ -41,7 +41,7 @@ from ipucc.tiles.view import View
 __all__ = ["FORMAT", "IDENTITY_LIMIT", "VERSION", "save_program"]
 
 FORMAT: Final = "ipucc program"
-VERSION: Final = 2
+VERSION: Final = 3
 
 IDENTITY_LIMIT: Final = 1 << 24
 """Index maps 0, 1, 2, ... up to this length are stored as their length alone; longer ones as arrays, so that no small
@@ -183,6 +183,7 @@ class _Body:
                 "tiles": self.tables.add(step.tiles), "cells": self._cells(step.cells),
                 "operands": [self._binding(b) for b in step.operands],
                 "results": [self._binding(b) for b in step.results], "macs": step.macs,
+                "workers": None if step.workers is None else self.tables.add(step.workers),
             }  # fmt: skip
         if isinstance(step, HostWrite | HostRead):
             return {
@@ -198,7 +199,7 @@ class _Body:
         return {"do": "call", "function": step.function, "inputs": step.inputs, "outputs": step.outputs}
 
     def _move(self, move: Move) -> Json:
-        return [move.src, move.dst, self._tracks(move.tracks), self._view(move.view)]
+        return [move.src, move.dst, self._tracks(move.tracks), self._view(move.view), move.keeps]
 
     def _binding(self, b: Binding) -> Json:
         return [b.buffer, self.tables.add(b.cells), b.fill]
@@ -215,6 +216,7 @@ class _Body:
             "grain_dim": layout.grain_dim,
             "by_rows": layout.by_rows,
             "slots": None if layout.slots is None else self.tables.add(layout.slots),
+            "core": None if layout.core is None else [[self.tables.add(x) for x in cut] for cut in layout.core],
         }
         return self.layouts.add(layout, entry)
 

@@ -13,13 +13,15 @@ Functions = Mapping[str, tuple[Step, ...]]
 
 
 def touched(step: Step, functions: Functions) -> tuple[list[int], list[int]]:
-    """(buffers read, buffers written) by a step, those of loop bodies and called functions included."""
+    """(buffers read, buffers written) by a step, those of loop bodies and called functions included. A move that keeps
+    a part of its destination reads it."""
     if isinstance(step, HostWrite):
         return [], [step.buffer]
     if isinstance(step, HostRead):
         return [step.buffer], []
     if isinstance(step, Exchange):
-        return [m.src for m in step.moves], [m.dst for m in step.moves] + [f.buffer for f in step.fills]
+        kept = [m.dst for m in step.moves if m.keeps]
+        return [m.src for m in step.moves] + kept, [m.dst for m in step.moves] + [f.buffer for f in step.fills]
     if isinstance(step, Compute):
         return [b.buffer for b in step.operands], [b.buffer for b in step.results]
     if isinstance(step, Repeat):

@@ -48,13 +48,15 @@ class Move:
     """Bytes from one buffer to another: the product of the tracks (see `ipucc.tiles.intersect`).
 
     `view` says which elements they are: the destination's tensor as a view of the source's. A run needs the tracks
-    alone; checks hold the two against each other.
+    alone; checks hold the two against each other. With `keeps` the destination keeps what the move does not write: an
+    update of a part, such as the halos of cells. Such a move may have one buffer on both its sides.
     """
 
     src: int
     dst: int
     tracks: tuple[Track, ...]
     view: View
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ class Binding:
 
 @dataclass(frozen=True, eq=False)
 class Compute:
-    """One compute set: vertex i runs on `tiles[i]` over the cell whose extents are `cells.n[axis][i]`."""
+    """One compute set: vertex i runs on `tiles[i]` over the cell whose extents are `cells.n[axis][i]`.
+
+    Vertices of one worker each (`Codelet.context`) share the workers of their tile: vertex i runs on worker
+    `workers[i]`, or, without that table, on the worker that is free first, in the order of the vertices.
+    """
 
     name: str
     codelet: Codelet
@@ -95,6 +101,7 @@ class Compute:
     operands: tuple[Binding, ...]
     results: tuple[Binding, ...]
     macs: int = 0
+    workers: Ints | None = None
 
 
 @dataclass(frozen=True)

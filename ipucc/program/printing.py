@@ -97,7 +97,8 @@ class _Printer:
         lines += [f"%{f.buffer} = fill {f.value!r}" for f in step.fills]
         for m in step.moves:
             sizes = " x ".join(str(int(track.count.sum())) for track in m.tracks) or "nothing"
-            lines.append(f"%{m.dst} = %{m.src}{_view(m.view)}: {sizes} runs {_hash(m.tracks)}")
+            into = f"part of %{m.dst}" if m.keeps else f"%{m.dst}"
+            lines.append(f"{into} = %{m.src}{_view(m.view)}: {sizes} runs {_hash(m.tracks)}")
         return lines
 
     def _compute(self, step: Compute) -> list[str]:

@@ -97,8 +97,24 @@ def codelets(facts: Facts) -> Found:
             yield Problem(
                 f"{name_of(step)}: codelet {step.codelet.name!r} has {held} bytes of scratch and needs {scratch}"
             )
+        wrong = _misplaced(step, facts)
+        if wrong:
+            yield Problem(f"{name_of(step)}: {wrong}")
         if cycles.shape != step.tiles.shape or (cycles.size and int(cycles.min()) < 0):
             yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r} counts cycles that make no sense")
+
+
+def _misplaced(step: Compute, facts: Facts) -> str:
+    """What is wrong with the workers that vertices are given to; nothing for vertices without."""
+    if step.workers is None:
+        return ""
+    if step.codelet.context != "worker":
+        return f"codelet {step.codelet.name!r} runs on the whole tile, and its vertices name workers"
+    if step.workers.shape != step.tiles.shape:
+        return f"{step.workers.size} workers for {step.tiles.size} vertices"
+    if step.workers.size and not 0 <= int(step.workers.min()) <= int(step.workers.max()) < facts.target.workers:
+        return f"a vertex runs on a worker outside of 0..{facts.target.workers - 1}"
+    return ""
 
 
 def calls(facts: Facts) -> Found:

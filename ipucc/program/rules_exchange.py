@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from ipucc.program.coverage import WORD, layout_key, needed_words, word_count, written_words
+from ipucc.program.coverage import WORD, layout_key, needed_words, read_words, word_count, written_words
 from ipucc.program.facts import Facts, Found, Mask, Problem, name_of
 from ipucc.program.model import Exchange, Move
 from ipucc.tiles.layout import Layout
@@ -91,7 +91,11 @@ def exchanges(facts: Facts, cover: Cover) -> Found:
                 bad = True
         if bad:
             continue
-        filled = {f.buffer for f in step.fills}
+        torn = _torn(facts, step)
+        if torn is not None:
+            yield torn
+            continue
+        filled = {f.buffer for f in step.fills} | {m.dst for m in step.moves if m.keeps}
         for dst in dict.fromkeys(m.dst for m in step.moves):
             layout = facts.buffers[dst].layout
             work += 0 if cover.knows(step, dst) else word_count(layout)
@@ -110,7 +114,8 @@ def _move_problem(facts: Facts, step: Exchange, move: Move) -> Problem | None:
     ends = f"the move from {facts.label(move.src)} to {facts.label(move.dst)}"
     if src.layout.itemsize != dst.layout.itemsize:
         return Problem(f"{ends} changes the element type")
-    if facts.root(move.src) == facts.root(move.dst) and not facts.apart(step, move.src, move.dst):
+    updates = move.keeps and move.src == move.dst
+    if facts.root(move.src) == facts.root(move.dst) and not (updates or facts.apart(step, move.src, move.dst)):
         return Problem(f"{ends} writes bytes that it reads")
     if not move.tracks:
         return None
@@ -132,6 +137,28 @@ def _move_problem(facts: Facts, step: Exchange, move: Move) -> Problem | None:
     if word_bytes(move.tracks) < WORD:
         return Problem(f"{ends} moves parts of words")
     return _too_much(ends, x, dst.layout)
+
+
+def _torn(facts: Facts, step: Exchange) -> Problem | None:
+    """What an exchange reads is not what it writes: two readings of one root lie apart, and where a buffer is read and
+    updated, the words differ."""
+    written = dict.fromkeys((*(m.dst for m in step.moves), *(f.buffer for f in step.fills)))
+    for src in dict.fromkeys(m.src for m in step.moves):
+        for dst in written:
+            if facts.root(src) != facts.root(dst) or facts.apart(step, src, dst):
+                continue
+            ends = f"{name_of(step)}: {facts.label(dst)} is written where {facts.label(src)} is read"
+            into = [m for m in step.moves if m.dst == dst]
+            if src != dst or not into or not all(m.keeps for m in into):
+                return Problem(ends)
+            layout = facts.buffers[src].layout
+            if word_count(layout) > _MAX_WORDS:
+                return Problem(f"{name_of(step)}: too many words to check", "IPU0505")
+            read = read_words([m.tracks for m in step.moves if m.src == src], layout)
+            both = (read > 0) & (written_words([m.tracks for m in into], layout) > 0)
+            if both.any():
+                return Problem(f"{ends}: {_first(layout, np.asarray(both.any(axis=1)))}")
+    return None
 
 
 def _too_much(ends: str, x: Extent, layout: Layout) -> Problem | None:

@@ -8,6 +8,7 @@ import numpy as np
 from ipucc.dtypes import STORAGE
 from ipucc.program.facts import Facts, Found, Problem, filled_cells, name_of
 from ipucc.program.model import Call, Compute, Exchange, HostRead, HostWrite, Program, Repeat, Step
+from ipucc.tiles.cuts import Cut
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 
 __all__ = ["addresses", "aliases", "layouts", "names", "overlaps", "ports", "structure", "views"]
@@ -83,6 +84,8 @@ def _layout_problem(layout: Layout, tiles: int, tile_bytes: int) -> str:
     for d, (lo, hi) in enumerate(layout.cuts):
         if lo.shape != (layout.grid[d],) or hi.shape != lo.shape or bool((lo > hi).any()):
             return f"the cuts of dimension {d} do not fit the grid"
+    if layout.core is not None and not _inside(layout.core, layout.cuts):
+        return "what cells own lies outside of them, or does not ascend"
     if layout.tiles.size == 0 or int(layout.tiles.min()) < 0 or int(layout.tiles.max()) >= tiles:
         return f"it names a tile outside of the target's 0..{tiles - 1}"
     if layout.slots is not None and (layout.slots.shape != layout.grid or int(layout.slots.min()) < 0):
@@ -102,6 +105,17 @@ def _layout_problem(layout: Layout, tiles: int, tile_bytes: int) -> str:
         at = int(owners[:-1][np.diff(owners) == 0][0])
         return f"two cells lie at the same place of tile {at // layout.slot_count}"
     return ""
+
+
+def _inside(core: Sequence[Cut], cuts: Sequence[Cut]) -> bool:
+    if len(core) != len(cuts):
+        return False
+    for (low, high), (lo, hi) in zip(core, cuts, strict=True):
+        if low.shape != lo.shape or high.shape != lo.shape or (low < lo).any() or (low > high).any():
+            return False
+        if (high > hi).any() or (np.diff(low) < 0).any() or (low[1:] < high[:-1]).any():
+            return False
+    return True
 
 
 def views(facts: Facts) -> Found:

@@ -27,7 +27,7 @@ def reads(facts: Facts, cover: Cover) -> Found:
     """What is read has been written before: every cell, or every byte where cells are read as others.
 
     Exchanges that write a buffer one after the other, with no read in between, fill it together. The first one behind a
-    read begins a new version, which must be filled again.
+    read begins a new version, which must be filled again, unless its moves keep what they do not write.
     """
     return _Reads(facts, cover).steps(facts.program.steps, [b.offset for b in facts.buffers])
 
@@ -139,7 +139,8 @@ class _Reads:
             if words is None:
                 held[:] = True
             elif all(f.buffer != dst for f in step.fills):
-                if place in self.read:
+                updates = all(m.keeps for m in step.moves if m.dst == dst)
+                if place in self.read and not updates:
                     held[:] = False
                     self.words.pop(place, None)
                 have = self.words.setdefault(place, np.zeros_like(words))

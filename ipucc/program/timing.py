@@ -1,6 +1,6 @@
 """How many cycles a program takes: one function per kind of step, used by the compiler and by the simulator.
 
-A compute set lasts as long as its slowest tile. An exchange phase lasts as long as the schedule of its transfers under
+A compute set lasts as long as its slowest tile, whose vertices share its workers. An exchange phase lasts as long as the schedule of its transfers under
 the port rules: a tile sends and receives 4 bytes a cycle, at the same time; a transfer may have any number of
 receivers; where the receivers are whole tile pairs, 8 bytes a cycle move and both send lanes of the sender's pair are
 taken; every received fragment costs control slots. The fitted factor on exchange bytes bounds what a schedule can
@@ -35,7 +35,7 @@ from ipucc.tiles.layout import Layout
 
 __all__ = [
     "ExchangeTime", "Exchanges", "StepTime", "compute_cycles", "copy_time", "exchange_code", "exchange_time",
-    "program_times", "step_time",
+    "program_times", "step_time", "tile_cycles",
 ]  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def step_time(
     """
     target = program.target
     if isinstance(step, Compute):
-        cycles = int(compute_cycles(step, target).max(initial=0))
+        cycles = int(tile_cycles(step, target).max(initial=0))
         return StepTime(step.name, "compute", compute=cycles)
     if isinstance(step, Exchange):
         t = exchange_time(step, program.buffers, target)
@@ -221,8 +221,42 @@ def copy_time(function: str, copies: Sequence[tuple[int, int]], program: Program
 
 
 def compute_cycles(step: Compute, target: Target) -> Ints:
-    """Cycles of every vertex of a compute set, 0 for an empty cell; the set lasts as long as the longest."""
+    """Cycles of every vertex of a compute set as its codelet counts them, 0 for an empty cell."""
     return np.asarray(step.codelet.cycles(step.cells.n, target), np.int64) * busy_cells(step.cells)
+
+
+def tile_cycles(step: Compute, target: Target) -> Ints:
+    """[tiles]: cycles of a compute set on every tile; the set lasts as long as the slowest.
+
+    Vertices of the whole tile run one after the other. Vertices of one worker each run on all workers at once: a launch,
+    then as many cycles as the busiest worker has, times the number of workers, since they issue in turn.
+    """
+    cycles = compute_cycles(step, target)
+    if step.codelet.context == "tile":
+        return np.bincount(step.tiles, weights=cycles, minlength=target.tiles).astype(np.int64)
+    workers = _next_free(step.tiles, cycles, target) if step.workers is None else step.workers
+    place = step.tiles.astype(np.int64) * target.workers + workers
+    busy = np.bincount(place, weights=cycles, minlength=target.tiles * target.workers).astype(np.int64)
+    longest = busy.reshape(target.tiles, target.workers).max(axis=1)
+    return np.asarray(np.where(longest > 0, target.launch_cycles + target.workers * longest, 0), np.int64)
+
+
+def _next_free(tiles: Ints, cycles: Ints, target: Target) -> Ints:
+    """The worker of every vertex by list scheduling: in the order of the vertices, the worker that is free first."""
+    order = np.argsort(tiles, kind="stable")
+    begin = np.searchsorted(tiles[order], np.arange(target.tiles + 1))
+    turn = np.arange(order.size) - begin[tiles[order]]
+    free = np.zeros((target.tiles, target.workers), np.int64)
+    chosen = np.zeros(order.size, np.int64)
+    by_turn = np.argsort(turn, kind="stable")
+    edges = np.searchsorted(turn[by_turn], np.arange(int(turn.max(initial=-1)) + 2))
+    for i in range(edges.size - 1):
+        # The vertices that are the i-th of their tiles.
+        these = order[by_turn[edges[i] : edges[i + 1]]]
+        first = free[tiles[these]].argmin(axis=1)
+        free[tiles[these], first] += cycles[these]
+        chosen[these] = first
+    return chosen
 
 
 def _heard(moved: Transfers, target: Target) -> Ints:

@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ipucc.tiles.cuts import owned
+from ipucc.tiles.cuts import Cut
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 from ipucc.tiles.view import Group, View
 
@@ -53,10 +53,11 @@ class Track:
         return sha256(b";".join(getattr(self, name).tobytes() for name in self.FIELDS)).digest()
 
 
-def intersect(src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
+def intersect(src: Layout, dst: Layout, view: View, wanted: Sequence[Cut] | None = None) -> tuple[Track, ...]:
     """The moves that fill `dst` (a layout of `view.dst`) from `src` (a layout of `view.src`).
 
-    An element that several cells of `src` hold comes from the last of them.
+    An element that several cells of `src` hold comes from the one that owns it (`Layout.owned`). `wanted` gives, per
+    dimension of `dst`, the part of every cell that is filled; None fills all of it.
 
     Positions of `dst` outside its tensor, and elements without a source, receive nothing. The result is empty when
     nothing moves. Both layouts must have the same item size.
@@ -66,7 +67,7 @@ def intersect(src: Layout, dst: Layout, view: View) -> tuple[Track, ...]:
     carrier = _carrier(src, dst, view.groups)
     outer, inner = [], None
     for g in view.groups:
-        track = _track(src, dst, g, carries=g is carrier)
+        track = _track(src, dst, g, dst.cuts if wanted is None else wanted, carries=g is carrier)
         if not len(track):
             return ()
         if g is carrier:
@@ -108,15 +109,16 @@ def _carrier(src: Layout, dst: Layout, groups: Sequence[Group]) -> Group | None:
     return None
 
 
-def _axis_points(layout: Layout, dim: int) -> tuple[Ints, Ints, Ints]:
-    """(cell, global index, byte offset) of every position of every cell of one dimension that lies in the tensor."""
-    lo, hi = (x.astype(np.int64) for x in layout.cuts[dim])
+def _axis_points(layout: Layout, dim: int, part: Cut) -> tuple[Ints, Ints, Ints]:
+    """(cell, global index, byte offset) of every position of a part of every cell of one dimension that lies in the
+    tensor."""
+    lo, hi = (x.astype(np.int64) for x in part)
     sizes = np.maximum(hi - lo, 0)
     cell = np.repeat(np.arange(lo.size), sizes)
-    local = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    index = lo[cell] + local
+    index = lo[cell] + np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     keep = (index >= 0) & (index < layout.shape[dim])
-    return cell[keep], index[keep], layout.positions(dim, local[keep])
+    cell, index = cell[keep], index[keep]
+    return cell, index, layout.positions(dim, index - layout.cuts[dim][0][cell])
 
 
 def _grid_strides(layout: Layout) -> list[int]:
@@ -124,10 +126,10 @@ def _grid_strides(layout: Layout) -> list[int]:
     return [prod(grid[d + 1 :]) for d in range(len(grid))]
 
 
-def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
+def _track(src: Layout, dst: Layout, group: Group, wanted: Sequence[Cut], carries: bool) -> Track:
     """All sequences of one group."""
     if len(group.src) == len(group.dst) == 1 and group.is_identity:
-        quick = _interval_track(src, dst, group.src[0], group.dst[0], carries)
+        quick = _interval_track(src, dst, group.src[0], group.dst[0], wanted[group.dst[0]], carries)
         if quick is not None:
             return quick
     dst_cell = np.zeros(1, np.int64)
@@ -136,7 +138,7 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
     tail = np.full(1, dst.grain_dim in group.dst and (not src.shape or src.grain_dim in group.src))
     strides = _grid_strides(dst)
     for d in group.dst:
-        cell, index, at = _axis_points(dst, d)
+        cell, index, at = _axis_points(dst, d, wanted[d])
         if d == dst.grain_dim:
             tail = (tail[:, None] & (index[None, :] == dst.shape[d] - 1)).reshape(-1)
         else:
@@ -153,12 +155,11 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
     for d in reversed(group.src):
         index = source % src.shape[d]
         source = source // src.shape[d]
-        lo = src.cuts[d][0].astype(np.int64)
         if d == src.grain_dim:
             tail = tail & (index == src.shape[d] - 1)
-        cell = np.searchsorted(lo, index, side="right") - 1
+        cell = np.searchsorted(src.owned[d][0].astype(np.int64), index, side="right") - 1
         src_cell += cell * strides[d]
-        src_at += src.positions(d, index - lo[cell])
+        src_at += src.positions(d, index - src.cuts[d][0].astype(np.int64)[cell])
     order = np.lexsort((dst_at, src_cell, dst_cell))
     size = src.itemsize if carries else 0
     return _sequences(
@@ -166,18 +167,18 @@ def _track(src: Layout, dst: Layout, group: Group, carries: bool) -> Track:
     )
 
 
-def _interval_track(src: Layout, dst: Layout, s: int, d: int, carries: bool) -> Track | None:
+def _interval_track(src: Layout, dst: Layout, s: int, d: int, wanted: Cut, carries: bool) -> Track | None:
     """The track of a dimension that maps to itself, from the overlaps of two cuts, no element listed.
 
     None where elements must be listed: the dimension holds grains on one side only, or cuts fall inside grains.
     """
     n = min(src.shape[s], dst.shape[d])
-    (a, b), (c, e) = owned(src.cuts[s]), dst.cuts[d]
+    (a, b), (c, e) = src.owned[s], wanted
     low = np.maximum(a[None, :], np.maximum(c, 0)[:, None]).astype(np.int64)
     high = np.minimum(np.minimum(b[None, :], e[:, None]), n).astype(np.int64)
     to, of = np.nonzero(high > low)
     low, high = low[to, of], high[to, of]
-    from_src, from_dst = low - a[of], low - c[to]
+    from_src, from_dst = low - src.cuts[s][0][of], low - dst.cuts[d][0][to]
     grained = (s == src.grain_dim, d == dst.grain_dim)
     cells = of * _grid_strides(src)[s], to * _grid_strides(dst)[d]
     if not carries:

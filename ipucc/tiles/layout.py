@@ -17,7 +17,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ipucc.tiles.cuts import Cut, whole
+from ipucc.tiles.cuts import Cut, owned, whole
 
 __all__ = ["GRAIN_BYTES", "Layout"]
 
@@ -33,7 +33,8 @@ class Layout:
 
     `cuts[d]` may run past the tensor on both sides (halos): those positions exist in the buffer, nothing is stored
     there. `slots`, of the shape of the grid, gives the slot of every cell; None means that a tile holds one cell.
-    `by_rows` chooses the local order.
+    `by_rows` chooses the local order. Where cells overlap, `core` says which part of every cell is its own, None that
+    the last cell owns an index that lies in several: readers of the tensor take every element from its owner.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +44,7 @@ class Layout:
     grain_dim: int
     slots: Ints | None = None
     by_rows: bool = False
+    core: tuple[Cut, ...] | None = None
 
     @staticmethod
     def on_one_tile(shape: Sequence[int], itemsize: int, grain_dim: int, tile: int = 0) -> "Layout":
@@ -109,16 +111,23 @@ class Layout:
         return local * (step * self.itemsize)
 
     @cached_property
+    def owned(self) -> tuple[Cut, ...]:
+        """Per dimension the part of every cell from which its elements are read."""
+        return tuple(owned(cut) for cut in self.cuts) if self.core is None else self.core
+
+    @cached_property
     def used_tiles(self) -> Ints:
         """Ascending ids of the tiles that hold part of the tensor."""
         return np.unique(self.tiles)
 
     @cached_property
     def digest(self) -> bytes:
-        """Equal for layouts in which every element has the same tile and address by the same local order."""
+        """Equal for layouts in which every element has the same tile, address and owner by the same local order."""
         what = self.shape, self.itemsize, self.grain_dim, self.by_rows, self.tiles.shape, self.slots is None
+        what = what if self.core is None else (*what, True)
         h = sha256(repr(what).encode())
-        for x in (self.tiles, *(() if self.slots is None else (self.slots,)), *(x for cut in self.cuts for x in cut)):
+        cuts = (*self.cuts, *(self.core or ()))
+        for x in (self.tiles, *(() if self.slots is None else (self.slots,)), *(x for cut in cuts for x in cut)):
             h.update(x.tobytes() + b";")
         return h.digest()
 
@@ -135,7 +144,7 @@ class Layout:
             and self._order == other._order
             and all(
                 np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
-                for a, b in zip(self.cuts, other.cuts, strict=True)
+                for a, b in zip((*self.cuts, *self.owned), (*other.cuts, *other.owned), strict=True)
             )
             and np.array_equal(self.tiles, other.tiles)
             and np.array_equal(slots, other_slots)

@@ -44,9 +44,12 @@ def layout_text(layout: Layout) -> str:
         parts.append(f"x{layout.replicas}")
     if layout.slot_count > 1:
         parts.append(f"slots {layout.slot_count}")
+    if layout.core is not None:
+        parts.append("overlapping")
     parts.append(tile_ranges(layout.tiles))
     slots = [] if layout.slots is None else [layout.slots]
-    parts.append(_hash(*(x for cut in layout.cuts for x in cut), layout.tiles, *slots))
+    cuts = (*layout.cuts, *(layout.core or ()))
+    parts.append(_hash(*(x for cut in cuts for x in cut), layout.tiles, *slots))
     return " ".join(parts)
 
 

@@ -334,9 +334,7 @@ def _renumbered(step: Step, to: dict[int, int]) -> Step:
         def bound(bindings: Sequence[Binding]) -> tuple[Binding, ...]:
             return tuple(Binding(to[b.buffer], b.cells, b.fill) for b in bindings)
 
-        return Compute(
-            step.name, step.codelet, step.tiles, step.cells, bound(step.operands), bound(step.results), step.macs
-        )
+        return replace(step, operands=bound(step.operands), results=bound(step.results))
     if isinstance(step, HostWrite):
         return HostWrite(step.tensor, to[step.buffer], step.view, step.fill)
     if isinstance(step, HostRead):

@@ -171,7 +171,7 @@ PATTERN: dict[str, object] = {
     "values": "x", "places": "p", "shape": [8, 8], "block": [4, 4], "cell": [1, 1], "capacity": 1, "reach": 1,
 }  # fmt: skip
 MANIFEST: list[tuple[tuple[str | int, ...], object, str]] = [
-    (("version",), 3, "IPU0504"),
+    (("version",), 4, "IPU0504"),
     (("version",), "1", "IPU0506"),
     (("extra",), 1, "IPU0506"),
     (("inputs",), {"x": 1}, "IPU0506"),
@@ -252,7 +252,7 @@ PROGRAM: list[tuple[str, tuple[str | int, ...], object, str]] = [
     ("", ("views", 0, "groups", 0, 0), [50], "IPU0506"),
     ("", ("tracks", 0), [[0, 0, 0]], "IPU0506"),
     ("", ("tracks", 0), [], "IPU0509"),
-    ("", ("codelets", 0, "name"), "os.system", "IPU0506"),
+    ("", ("codelets", 0, "name"), "os.system", "IPU0511"),
     ("", ("codelets", 0, "dtype"), 7, "IPU0506"),
     ("", ("codelets", 0, "more"), 7, "IPU0506"),
     ("", ("codelets", 0, "batch"), ["no such axis"], "IPU0509"),

@@ -175,11 +175,11 @@ def test_every_field_of_the_model_is_in_the_file() -> None:
     """A field that is added to the model must be added to the file (and here)."""
     known = {
         model.Buffer: "name dtype layout offset alias alias_offset",
-        model.Move: "src dst tracks view",
+        model.Move: "src dst tracks view keeps",
         model.Fill: "buffer value",
         model.Exchange: "name moves fills order",
         model.Binding: "buffer cells fill",
-        model.Compute: "name codelet tiles cells operands results macs",
+        model.Compute: "name codelet tiles cells operands results macs workers",
         model.HostWrite: "tensor buffer view fill",
         model.HostRead: "tensor buffer view fill",
         model.Repeat: "count body strides names",
@@ -199,7 +199,7 @@ def test_the_manifest_is_json_for_everybody(program: Programs, tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / "p.ipux") as archive:
         manifest = json.loads(archive.read("manifest.json"))
     assert manifest["format"] == "ipucc program"
-    assert manifest["version"] == 2
+    assert manifest["version"] == 3
     assert manifest["target"]["tiles"] == 16
     assert manifest["info"]["note"] == {"deep": [1, 2.5, None]}
     assert load_program(tmp_path / "p.ipux").manifest == p.manifest

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipucc.api import Cycles, Executable, Profile, Result, compile, load
+    from ipucc.builder import Builder
     from ipucc.comparison import Comparison, diff
     from ipucc.diagnostics import CompileError, Diagnostic, DoesNotFit, NumbersDiffer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Builder",
     "Comparison",
     "CompileError",
     "Cycles",
@@ -30,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("Cycles", "Executable", "Profile", "Result", "compile", "load"), "ipucc.api"),
+    "Builder": "ipucc.builder",
     **dict.fromkeys(("Comparison", "diff"), "ipucc.comparison"),
     **dict.fromkeys(("CompileError", "Diagnostic", "DoesNotFit", "NumbersDiffer"), "ipucc.diagnostics"),
 }

@@ -125,6 +125,14 @@ IDS: dict[str, str] = {
     "IPU0901": "internal error of ipucc",
     "IPU0902": "an internal check failed",
     "IPU0903": "this machine has too little memory for the compilation or the simulation",
+    # 10xx: the program builder
+    "IPU1001": "a variable or its tile mapping fits neither its shape nor the target",
+    "IPU1002": "a part of a variable does not exist, or a copy is between other shapes or types",
+    "IPU1003": "a copy moves parts of words",
+    "IPU1004": "a vertex is bound to a cell that its tile does not hold",
+    "IPU1005": "the axes of a codelet fit no vertex",
+    "IPU1006": "parts of a program do not fit together (another builder, two of one name, an open loop)",
+    "IPU1007": "a variable has no halos to exchange",
 }
 
 

@@ -121,13 +121,15 @@ class TagChecker(Observer):
 
     def compute(self, engine: Engine, step: Compute, offsets: Sequence[int]) -> None:
         """Operands must hold what they should, the cells of results become new versions."""
-        for b in step.operands:
-            self._check(engine, name_of(step), b.buffer, offsets, step.tiles, b.cells)
-        for b in step.results:
-            tag = self._new(b.buffer, offsets, name_of(step))
-            self._stamp(engine, b.buffer, offsets, step.tiles, b.cells, tag)
-            slots = _slots(self.program.buffers[b.buffer].layout)[b.cells]
-            self._floor(b.buffer, offsets)[step.tiles, slots] = tag
+        for part in step.parts:
+            for b in part.operands:
+                self._check(engine, name_of(step), b.buffer, offsets, part.tiles, b.cells)
+        for part in step.parts:
+            for b in part.results:
+                tag = self._new(b.buffer, offsets, name_of(step))
+                self._stamp(engine, b.buffer, offsets, part.tiles, b.cells, tag)
+                slots = _slots(self.program.buffers[b.buffer].layout)[b.cells]
+                self._floor(b.buffer, offsets)[part.tiles, slots] = tag
 
     def copy(self, engine: Engine, function: str, src: int, dst: int, offsets: Sequence[int]) -> None:
         """What was valid is valid behind the copy; what was not is found where it is used."""

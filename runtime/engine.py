@@ -144,7 +144,8 @@ class Engine:
             self._exchange(step, offsets)
         else:
             self.observer.compute(self, step, offsets)
-            self._compute(step, offsets)
+            for vertices in step.parts:
+                self._compute(vertices, offsets)
 
     def _exchange(self, step: Exchange, offsets: Sequence[int]) -> None:
         from ipucc.runtime.exchange import carry  # numba: only where numbers move

@@ -95,6 +95,11 @@ class Elementwise(Codelet):
         each = len(self.dtypes) + 1 + expression_cycles(self.expr, widest)
         return 20 + target.workers * (26 + vectors * each)
 
+    @property
+    def in_place(self) -> bool:
+        """Every element is read before it is written."""
+        return True
+
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         env = {f"a{i}": (a, t) for i, (a, t) in enumerate(zip(operands, self.dtypes, strict=True))}
         return [evaluate(parsed(self.expr), env)]

@@ -66,7 +66,7 @@ class Facts:
 
     @cached_property
     def computes(self) -> list[Compute]:
-        """All compute sets of the text."""
+        """All compute sets of the text, the vertices of every codelet by themselves."""
         return [s for s in self.steps if isinstance(s, Compute)]
 
     @cached_property
@@ -88,6 +88,8 @@ class Facts:
                 found.setdefault(id(step), around)
                 if isinstance(step, Repeat):
                     visit(step.body, (*around, step))
+                elif isinstance(step, Compute):
+                    visit(step.beside, around)
                 elif isinstance(step, Call):
                     visit(self.program.functions[step.function], around)
 

@@ -364,8 +364,8 @@ class _Body:
         ends = self._buffer_id(src), self._buffer_id(dst)
         return Move(*ends, _of(self.tracks, tracks), _of(self.views, view), keeps.boolean())
 
-    def _compute(self, f: Field) -> Compute:
-        f.keys("do", "name", "codelet", "tiles", "cells", "operands", "results", "macs", "workers")
+    def _compute(self, f: Field, beside: bool = False) -> Compute:
+        f.keys("do", "name", "codelet", "tiles", "cells", "operands", "results", "macs", "workers", "beside")
         tiles = self.tables.get(f["tiles"], "int32", 1, 0, self.target.tiles - 1)
         cells = _of(self.cells, f["cells"])
         if any(n.size != tiles.size for n in cells.n.values()):
@@ -376,7 +376,10 @@ class _Body:
         named = f["workers"].value is not None
         workers = self.tables.get(f["workers"], "int32", 1, 0, self.target.workers - 1) if named else None
         codelet = _of(self.codelets, f["codelet"])
-        return Compute(f["name"].text(), codelet, tiles, cells, operands, results, macs, workers)
+        if beside and f["beside"].elements():
+            raise f["beside"].wrong("vertices beside a compute set have none beside them")
+        more = tuple(self._compute(x, True) for x in f["beside"].elements())
+        return Compute(f["name"].text(), codelet, tiles, cells, operands, results, macs, workers, more)
 
     def _binding(self, f: Field, vertices: int) -> Binding:
         buffer, table, fill = f.elements(3)
@@ -399,7 +402,9 @@ def _codelet(f: Field) -> Codelet:
         kind = codelet_class(name)
     except KeyError as problem:
         raise error(
-            "IPU0511", f"the program uses the codelet {name!r}, which is not registered in this process", where=f.where,
+            "IPU0511",
+            f"the program uses the codelet {name!r}, which is not registered in this process",
+            where=f.where,
             help=["import the module that registers it (ipucc.builder.register) before the program is read"],
         ) from problem
     given = typed_fields(kind, f, "name")

@@ -184,6 +184,7 @@ class _Body:
                 "operands": [self._binding(b) for b in step.operands],
                 "results": [self._binding(b) for b in step.results], "macs": step.macs,
                 "workers": None if step.workers is None else self.tables.add(step.workers),
+                "beside": [self._step(s) for s in step.beside],
             }  # fmt: skip
         if isinstance(step, HostWrite | HostRead):
             return {

@@ -23,7 +23,8 @@ def touched(step: Step, functions: Functions) -> tuple[list[int], list[int]]:
         kept = [m.dst for m in step.moves if m.keeps]
         return [m.src for m in step.moves] + kept, [m.dst for m in step.moves] + [f.buffer for f in step.fills]
     if isinstance(step, Compute):
-        return [b.buffer for b in step.operands], [b.buffer for b in step.results]
+        parts = step.parts
+        return [b.buffer for p in parts for b in p.operands], [b.buffer for p in parts for b in p.results]
     if isinstance(step, Repeat):
         inner = [touched(s, functions) for s in step.body]
         return [b for r, _ in inner for b in r], [b for _, w in inner for b in w]

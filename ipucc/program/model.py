@@ -91,7 +91,9 @@ class Compute:
     """One compute set: vertex i runs on `tiles[i]` over the cell whose extents are `cells.n[axis][i]`.
 
     Vertices of one worker each (`Codelet.context`) share the workers of their tile: vertex i runs on worker
-    `workers[i]`, or, without that table, on the worker that is free first, in the order of the vertices.
+    `workers[i]`, or, without that table, on the worker that is free first, in the order of the vertices. `beside` are
+    the vertices of other codelets in the same compute set; nothing that one of them writes is read or written by
+    another, and none has vertices beside it.
     """
 
     name: str
@@ -102,6 +104,12 @@ class Compute:
     results: tuple[Binding, ...]
     macs: int = 0
     workers: Ints | None = None
+    beside: tuple["Compute", ...] = ()
+
+    @property
+    def parts(self) -> tuple["Compute", ...]:
+        """All vertices of the compute set, codelet by codelet."""
+        return (self, *self.beside)
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,8 @@ class Program:
 
 
 def walk(steps: Sequence[Step], functions: dict[str, tuple[Step, ...]]) -> Iterator[Step]:
-    """Every step once in order of the text; bodies of repeats and called functions behind the step that runs them."""
+    """Every step once in order of the text; bodies of repeats, called functions, and the vertices beside those of a
+    compute set behind the step that runs them."""
     seen: set[str] = set()
     stack = list(reversed(steps))
     while stack:
@@ -218,6 +227,8 @@ def walk(steps: Sequence[Step], functions: dict[str, tuple[Step, ...]]) -> Itera
         yield step
         if isinstance(step, Repeat):
             stack.extend(reversed(step.body))
+        elif isinstance(step, Compute):
+            stack.extend(reversed(step.beside))
         elif isinstance(step, Call) and step.function not in seen:
             seen.add(step.function)
             stack.extend(reversed(functions[step.function]))

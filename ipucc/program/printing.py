@@ -107,7 +107,11 @@ class _Printer:
         head = f"compute {step.name}: {step.tiles.size} vertices on {tile_ranges(step.tiles)}, {cycles} cycles"
         reads = ", ".join(_binding(b) for b in step.operands)
         writes = ", ".join(_binding(b) for b in step.results)
-        return [head, f"{writes} = {_codelet(step.codelet)}({reads})", f"cells {sizes or 'of one element'}"]
+        lines = [head, f"{writes} = {_codelet(step.codelet)}({reads})", f"cells {sizes or 'of one element'}"]
+        for part in step.beside:
+            first, *rest = self._compute(part)
+            lines += [f"beside {first.removeprefix('compute ')}", *rest]
+        return lines
 
 
 def _place(b: Buffer) -> str:

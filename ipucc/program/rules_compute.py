@@ -53,9 +53,10 @@ def results(facts: Facts) -> Found:
     """No two vertices of a compute set write the same cell on one tile, and none writes bytes that are read, but for
     sums that a codelet adds to in place."""
     for step in facts.computes:
+        yield from _beside(facts, step)
         seen: dict[int, list[NDArray[np.int64]]] = {}
         for b in step.results:
-            seen.setdefault(b.buffer, []).append(step.tiles.astype(np.int64) * (1 << 32) + b.cells)
+            seen.setdefault(b.buffer, []).append(_places(step, b))
         for written, places in seen.items():
             every = np.sort(np.concatenate(places))
             twice = np.flatnonzero(np.diff(every) == 0)
@@ -68,6 +69,30 @@ def results(facts: Facts) -> Found:
             for other in dict.fromkeys([*(b.buffer for b in read), *(r for r in seen if r != written)]):
                 if facts.root(other) == facts.root(written) and not facts.apart(step, other, written):
                     yield Problem(f"{name_of(step)}: {facts.label(written)} shares bytes with {facts.label(other)}")
+
+
+def _places(step: Compute, b: Binding) -> NDArray[np.int64]:
+    """One number for the tile and the cell of every vertex."""
+    return step.tiles.astype(np.int64) * (1 << 32) + b.cells
+
+
+def _beside(facts: Facts, step: Compute) -> Found:
+    """The vertices of one codelet neither read nor write what those of another write in the same compute set."""
+    if any(part.beside for part in step.beside):
+        yield Problem(f"{name_of(step)}: vertices beside it have vertices beside them")
+        return
+    for part in step.parts if step.beside else ():
+        for other in (p for p in step.parts if p is not part):
+            for r in part.results:
+                for b in (*other.operands, *other.results):
+                    if facts.root(b.buffer) != facts.root(r.buffer) or facts.apart(step, b.buffer, r.buffer):
+                        continue
+                    if b.buffer != r.buffer or np.isin(_places(part, r), _places(other, b)).any():
+                        yield Problem(
+                            f"{name_of(step)}: vertices of {part.codelet.name!r} write {facts.label(r.buffer)} where "
+                            f"those of {other.codelet.name!r} work"
+                        )
+                        return
 
 
 def _in_place(step: Compute) -> bool:

@@ -238,6 +238,8 @@ def _nested(steps: Sequence[Step]) -> list[Step]:
         out.append(step)
         if isinstance(step, Repeat):
             stack.extend(reversed(step.body))
+        elif isinstance(step, Compute):
+            stack.extend(reversed(step.beside))
     return out
 
 

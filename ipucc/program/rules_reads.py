@@ -63,9 +63,9 @@ class _Reads:
                     yield from self._read(step, m.src, self._source_cells(m.tracks), offsets)
                 self._exchange(step, offsets)
             elif isinstance(step, Compute):
-                for o in step.operands:
+                for o in (o for part in step.parts for o in part.operands):
                     yield from self._read(step, o.buffer, o.cells, offsets)
-                for r in step.results:
+                for r in (r for part in step.parts for r in part.results):
                     self._of(r.buffer, offsets)[r.cells] = True
             elif isinstance(step, Repeat):
                 yield from self._loop(step, offsets)

@@ -1,10 +1,10 @@
 """How many cycles a program takes: one function per kind of step, used by the compiler and by the simulator.
 
-A compute set lasts as long as its slowest tile, whose vertices share its workers. An exchange phase lasts as long as the schedule of its transfers under
-the port rules: a tile sends and receives 4 bytes a cycle, at the same time; a transfer may have any number of
-receivers; where the receivers are whole tile pairs, 8 bytes a cycle move and both send lanes of the sender's pair are
-taken; every received fragment costs control slots. The fitted factor on exchange bytes bounds what a schedule can
-reach. Sources of the figures: the machine files.
+A compute set lasts as long as its slowest tile, whose vertices share its workers. An exchange phase lasts as long as
+the schedule of its transfers under the port rules: a tile sends and receives 4 bytes a cycle, at the same time; a
+transfer may have any number of receivers; where the receivers are whole tile pairs, 8 bytes a cycle move and both send
+lanes of the sender's pair are taken; every received fragment costs control slots. The fitted factor on exchange bytes
+bounds what a schedule can reach. Sources of the figures: the machine files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ipucc.dtypes import itemsize
 from ipucc.program.model import (
@@ -228,26 +229,29 @@ def compute_cycles(step: Compute, target: Target) -> Ints:
 def tile_cycles(step: Compute, target: Target) -> Ints:
     """[tiles]: cycles of a compute set on every tile; the set lasts as long as the slowest.
 
-    Vertices of the whole tile run one after the other. Vertices of one worker each run on all workers at once: a launch,
-    then as many cycles as the busiest worker has, times the number of workers, since they issue in turn.
+    Vertices of the whole tile run one after the other. Vertices of one worker each run on all workers at once: a
+    launch, then as many cycles as the busiest worker has, times the number of workers, since they issue in turn.
     """
-    cycles = compute_cycles(step, target)
-    if step.codelet.context == "tile":
-        return np.bincount(step.tiles, weights=cycles, minlength=target.tiles).astype(np.int64)
-    workers = _next_free(step.tiles, cycles, target) if step.workers is None else step.workers
-    place = step.tiles.astype(np.int64) * target.workers + workers
-    busy = np.bincount(place, weights=cycles, minlength=target.tiles * target.workers).astype(np.int64)
-    longest = busy.reshape(target.tiles, target.workers).max(axis=1)
-    return np.asarray(np.where(longest > 0, target.launch_cycles + target.workers * longest, 0), np.int64)
-
-
-def _next_free(tiles: Ints, cycles: Ints, target: Target) -> Ints:
-    """The worker of every vertex by list scheduling: in the order of the vertices, the worker that is free first."""
-    order = np.argsort(tiles, kind="stable")
-    begin = np.searchsorted(tiles[order], np.arange(target.tiles + 1))
-    turn = np.arange(order.size) - begin[tiles[order]]
+    total = np.zeros(target.tiles, np.int64)
     free = np.zeros((target.tiles, target.workers), np.int64)
-    chosen = np.zeros(order.size, np.int64)
+    for part in step.parts:
+        cycles = compute_cycles(part, target)
+        if part.codelet.context == "tile":
+            np.add.at(total, part.tiles, cycles)
+        elif part.workers is None:
+            _next_free(part.tiles, cycles, free)
+        else:
+            np.add.at(free, (part.tiles, part.workers), cycles)
+    longest = free.max(axis=1)
+    return np.asarray(total + np.where(longest > 0, target.launch_cycles + target.workers * longest, 0), np.int64)
+
+
+def _next_free(tiles: NDArray[np.int32], cycles: Ints, free: Ints) -> None:
+    """List scheduling: in their order, vertices go to the worker of their tile that is free first. `free` is [tiles,
+    workers], the cycles until each is free, and goes on from what it is."""
+    order = np.argsort(tiles, kind="stable")
+    begin = np.searchsorted(tiles[order], np.arange(free.shape[0] + 1))
+    turn = np.arange(order.size) - begin[tiles[order]]
     by_turn = np.argsort(turn, kind="stable")
     edges = np.searchsorted(turn[by_turn], np.arange(int(turn.max(initial=-1)) + 2))
     for i in range(edges.size - 1):
@@ -255,8 +259,6 @@ def _next_free(tiles: Ints, cycles: Ints, target: Target) -> Ints:
         these = order[by_turn[edges[i] : edges[i + 1]]]
         first = free[tiles[these]].argmin(axis=1)
         free[tiles[these], first] += cycles[these]
-        chosen[these] = first
-    return chosen
 
 
 def _heard(moved: Transfers, target: Target) -> Ints:

@@ -124,8 +124,7 @@ class Layout:
     def digest(self) -> bytes:
         """Equal for layouts in which every element has the same tile, address and owner by the same local order."""
         what = self.shape, self.itemsize, self.grain_dim, self.by_rows, self.tiles.shape, self.slots is None
-        what = what if self.core is None else (*what, True)
-        h = sha256(repr(what).encode())
+        h = sha256(repr(what if self.core is None else (*what, True)).encode())
         cuts = (*self.cuts, *(self.core or ()))
         for x in (self.tiles, *(() if self.slots is None else (self.slots,)), *(x for cut in cuts for x in cut)):
             h.update(x.tobytes() + b";")

@@ -38,6 +38,7 @@ def code_size(program: Program, target: Target, exchanges: Exchanges | None = No
     for step in walk(program.steps, program.functions):
         steps += 1
         if isinstance(step, Compute):
+            steps -= len(step.beside)
             codelets[type(step.codelet)] = step.codelet.code_bytes
             np.add.at(vertices, step.tiles, target.vertex_state_bytes)
         elif isinstance(step, Exchange):

@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-import numpy as np
-
-from ipucc.diagnostics import CompileError, error
+from ipucc.diagnostics import CompileError
 from ipucc.ops.graph import TileGraph
 from ipucc.passes.plan.build_problem import build_problem, outline_problem
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Stop, never
@@ -24,9 +22,9 @@ from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size
 from ipucc.passes.program.code_price import HIGHEST, cheapest_that_fits, first_level, price_of
 from ipucc.passes.program.lower import lower
+from ipucc.passes.program.overflow import code_too_large, data_too_large
 from ipucc.passes.program.roll import roll
-from ipucc.program.liveness import liveness
-from ipucc.program.model import Compute, Exchange, Program, Repeat
+from ipucc.program.model import Program
 from ipucc.program.timing import Exchanges
 from ipucc.target import Target
 
@@ -172,7 +170,7 @@ def _fitted(
         # What code takes beyond the part that was left to it is not there for data.
         left = target.usable_bytes - max(target.tile_bytes // 16, min(code.total, room))
         if code.total > room:
-            failure = _code_too_large(code, room)
+            failure = code_too_large(code, room, _HELP)
             cap = min(cap, left - slack)
             if level == HIGHEST:
                 raise failure
@@ -190,45 +188,8 @@ def _fitted(
                 buffer.offset = offset
             program.code_bytes = code.total
             return Fitted(graph, program, placement, code)
-        failure = _data_too_large(program, allocation.peak, start, target)
+        failure = data_too_large(program, allocation.peak, start, _HELP)
         slack = max(slack, allocation.peak - start - placement.peak_bytes)
         cap = left - slack - target.tile_bytes // 128
     assert failure is not None
     raise failure
-
-
-def _data_too_large(program: Program, peak: int, start: int, target: Target) -> CompileError:
-    """The fullest moment of the fullest tile: which step, which buffers, how many bytes."""
-    live = liveness(program)
-    sizes = np.asarray([b.nbytes for b in program.buffers], np.int64)
-    moments = int(live.max(initial=0)) + 1
-    load = np.zeros((moments + 1, target.tiles), np.int64)
-    for b in np.flatnonzero(live[:, 0] >= 0).tolist():
-        load[live[b, 0] : live[b, 1] + 1, program.buffers[b].layout.used_tiles] += sizes[b]
-    at, tile = np.unravel_index(int(load.argmax()), load.shape)
-    steps = [s for top in program.steps for s in (top.body if isinstance(top, Repeat) else (top,))]
-    step = steps[min(int(at), len(steps) - 1)]
-    name = step.name if isinstance(step, Exchange | Compute) else "the end"
-    held = [b for b in range(sizes.size) if live[b, 0] <= at <= live[b, 1] and live[b, 0] >= 0]
-    held = [b for b in held if int(tile) in program.buffers[b].layout.used_tiles]
-    held.sort(key=lambda b: (-int(sizes[b]), b))
-    tensors = ", ".join(f"{program.buffers[b].name} {int(sizes[b]):,} B" for b in held[:5])
-    return error(
-        "IPU0406",
-        f"the buffers of the fullest tile need {peak:,} bytes of {target.tile_bytes:,}",
-        notes=[
-            f"tile {int(tile)} in step {name!r} holds {int(load[at, tile]):,} B of data behind {start:,} B of code",
-            f"largest: {tensors}",
-        ],
-        help=_HELP,
-        data={"tile": int(tile), "step": name, "needed": peak, "limit": target.tile_bytes},
-    )
-
-
-def _code_too_large(code: CodeSize, room: int) -> CompileError:
-    return error(
-        "IPU0407",
-        f"code takes {code.total:,} bytes of a tile, {room:,} of it can hold instructions",
-        notes=[f"exchange code {code.exchange:,} B, vertex states {code.vertices:,} B"],
-        help=_HELP,
-    )

@@ -179,7 +179,7 @@ def test_every_field_of_the_model_is_in_the_file() -> None:
         model.Fill: "buffer value",
         model.Exchange: "name moves fills order",
         model.Binding: "buffer cells fill",
-        model.Compute: "name codelet tiles cells operands results macs workers",
+        model.Compute: "name codelet tiles cells operands results macs workers beside",
         model.HostWrite: "tensor buffer view fill",
         model.HostRead: "tensor buffer view fill",
         model.Repeat: "count body strides names",

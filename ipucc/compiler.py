@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ipucc.cache import plan_store
 from ipucc.clock import Clock, OnPass, OnStart
-from ipucc.diagnostics import CompileError, Diagnostic, JsonValue
+from ipucc.diagnostics import CompileError, Diagnostic, JsonValue, error
 from ipucc.manifest import (
     amp_type,
     count_flops,
@@ -140,6 +140,9 @@ def compile_model(
     Raises CompileError for what the user can mend, DoesNotFit where the target is too small.
     """
     target = load_target(options.target)
+    if target.ipus > 1:
+        raise error("IPU0706", f"{target.name} has {target.ipus} chips, a model is placed on one", where=options.target,
+                    help=["programs of several chips are written with ipucc.builder"])  # fmt: skip
     store = plan_store(target, cache)
     known = Known(target, store)
     graph_passes = [name for name in print_after if name not in STAGES]

@@ -115,6 +115,7 @@ IDS: dict[str, str] = {
     "IPU0703": "a field of a machine file is missing",
     "IPU0704": "a field of a machine file has the wrong type or value",
     "IPU0705": "a machine file has an unknown field",
+    "IPU0706": "the target has several chips, and a model is placed on one",
     # 08xx: sweeps
     "IPU0801": "labelled data does not fit the model",
     "IPU0802": "an optional library is not installed",

@@ -4,7 +4,8 @@ A compute set lasts as long as its slowest tile, whose vertices share its worker
 the schedule of its transfers under the port rules: a tile sends and receives 4 bytes a cycle, at the same time; a
 transfer may have any number of receivers; where the receivers are whole tile pairs, 8 bytes a cycle move and both send
 lanes of the sender's pair are taken; every received fragment costs control slots. The fitted factor on exchange bytes
-bounds what a schedule can reach. Sources of the figures: the machine files.
+bounds what a schedule can reach. What crosses from chip to chip takes the links behind that, and a longer phase.
+Sources of the figures: the machine files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from ipucc.program.model import (
     busy_cells,
 )  # fmt: skip
 from ipucc.program.order import Order, schedule, search_order
-from ipucc.program.transfers import Transfers, port_cycles, transfers
+from ipucc.program.transfers import Transfers, link_bytes, port_cycles, transfers
 from ipucc.target import Target
 from ipucc.tiles.intersect import Ints
 from ipucc.tiles.layout import Layout
@@ -69,7 +70,8 @@ class ExchangeTime:
 
     `port_cycles` is the least that the ports allow, `bound_cycles` the least that is counted for any order: the ports
     by the fitted factor, or the control of the fragments at the receiver with most of them. `fragments` are received
-    ones.
+    ones. `link` are the cycles of the busiest chip's links, part of `exchange` and of `bound_cycles`; 0 where nothing
+    crosses from chip to chip.
     """
 
     exchange: int
@@ -79,6 +81,7 @@ class ExchangeTime:
     sent_bytes: int
     received_bytes: int
     fragments: int
+    link: int = 0
 
 
 def exchange_time(step: Exchange, buffers: list[Buffer], target: Target) -> ExchangeTime:
@@ -150,15 +153,17 @@ def _timed(moved: Transfers, fills: Sequence[Layout], end: int, target: Target) 
     for layout in fills:
         local[layout.used_tiles] += layout.nbytes
     ports = port_cycles(moved, target)
-    least = _least(moved, ports, target)
+    link = ceil(link_bytes(moved, target) / target.link_bytes_per_cycle)
+    least = _least(moved, ports, target) + link
     return ExchangeTime(
-        max(end, least) if len(moved) else 0,
+        max(end + link, least) if len(moved) else 0,
         ceil(int(local.max(initial=0)) / target.copy_bytes_per_cycle),
         least,
         ceil(ports),
         int(moved.size.sum()),
         int(moved.size @ np.diff(moved.first)),
         int(_heard(moved, target).sum()),
+        link,
     )
 
 
@@ -181,7 +186,7 @@ def step_time(
         return StepTime(step.name, "compute", compute=cycles)
     if isinstance(step, Exchange):
         t = exchange_time(step, program.buffers, target)
-        sync = target.phase_cycles if t.exchange else 0
+        sync = (target.phase_cycles if t.exchange else 0) + (target.link_phase_cycles if t.link else 0)
         return StepTime(step.name, "exchange", t.copy, t.exchange, sync, exchange_bound=t.bound_cycles)
     buffer = program.buffers[step.buffer]
     size = prod(buffer.layout.shape) * itemsize(buffer.dtype)

@@ -9,7 +9,7 @@ from ipucc.target import Target
 from ipucc.tiles.intersect import Ints, pairs
 from ipucc.tiles.layout import Layout
 
-__all__ = ["Transfers", "port_cycles", "transfers"]
+__all__ = ["Transfers", "link_bytes", "port_cycles", "transfers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +94,18 @@ def port_cycles(moved: Transfers, target: Target) -> float:
     lanes += np.bincount(moved.sender ^ 1, weights=pairs_of, minlength=target.tiles + 1)
     ears = np.bincount(moved.receivers, weights=np.repeat(busy, np.diff(moved.first)), minlength=target.tiles)
     return max(float(lanes.max(initial=0)), float(ears.max(initial=0)))
+
+
+def link_bytes(moved: Transfers, target: Target) -> int:
+    """Bytes that the busiest chip sends to others, or receives from them: a transfer goes once to every chip on which
+    somebody listens."""
+    if target.ipus == 1:
+        return 0
+    which = np.repeat(np.arange(len(moved)), np.diff(moved.first))
+    to = moved.receivers // target.tiles_per_ipu
+    pairs = np.unique(which * target.ipus + to)
+    which, to = pairs // target.ipus, pairs % target.ipus
+    of = moved.sender[which] // target.tiles_per_ipu
+    size = np.where(of != to, moved.size[which], 0)
+    sent, received = (np.bincount(x, weights=size, minlength=target.ipus) for x in (of, to))
+    return int(max(sent.max(initial=0), received.max(initial=0)))

@@ -6,9 +6,10 @@ figure of kind `assumed`. A wrong file is reported whole: every bad figure in on
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import get_type_hints
@@ -20,6 +21,7 @@ KINDS = ("measured", "vendor", "source-code", "inferred", "fitted", "assumed")
 """How a figure is known, from the surest to the least sure; `fitted` is tuned on published measurements."""
 
 _BUILT_IN = ("gc2", "gc200", "bow", "c600")
+_LINKED = re.compile(r"(\w+)x([1-9]\d{0,2})", re.ASCII)
 _FIGURE_KEYS = ("value", "unit", "kind", "source")
 _TEXTS = ("name", "description")
 _MAX_BASES = 8
@@ -68,18 +70,33 @@ def list_targets() -> list[str]:
 def load_target(name_or_path: str | Path) -> Target:
     """The machine of a built-in name, or of a machine file (a path with a folder or the suffix .toml).
 
+    `gc200x2` stands for two linked chips of `gc200`, and so for every built-in name.
+
     Raises `CompileError` with IPU0701 (unknown name), IPU0702 (unreadable file), IPU0703 (missing figure),
     IPU0704 (figure of the wrong type, unit or size) and IPU0705 (unknown field), all problems of a file at
     once.
     """
-    return _build(_read(name_or_path))
+    chip, count = _chips(name_or_path)
+    return _build(_read(chip)).linked(count)
+
+
+def _chips(name_or_path: str | Path) -> tuple[str | Path, int]:
+    """The name of one chip, and how many of it a name stands for."""
+    match = _LINKED.fullmatch(name_or_path) if isinstance(name_or_path, str) else None
+    return (match[1], int(match[2])) if match and match[1] in _BUILT_IN else (name_or_path, 1)
 
 
 def target_figures(name_or_path: str | Path) -> list[Figure]:
     """Every figure of a machine in the order of `Target`, for printing. Raises like `load_target`."""
-    machine = _read(name_or_path)
-    _build(machine)
-    return [machine.figures[key] for key in _SLOTS]
+    chip, count = _chips(name_or_path)
+    machine = _read(chip)
+    whole = _build(machine).linked(count)
+    figures = dict(machine.figures)
+    if count > 1:
+        for key in ("tiles", "ipus"):
+            source = f"{count} chips, by name; of one: {figures[key].source}"
+            figures[key] = replace(figures[key], value=getattr(whole, key), source=source)
+    return [figures[key] for key in _SLOTS]
 
 
 def dump_target(target: Target) -> dict[str, JsonValue]:
@@ -258,6 +275,8 @@ def _contradictions(target: Target) -> list[str]:
     for key in ("tile_bytes", "executable_bytes", "interleaved_bytes", "reserved_bytes"):
         if getattr(target, key) % _REGION_GRAIN:
             found.append(f"{key} must be a multiple of {_REGION_GRAIN}")
+    if target.tiles % target.ipus:
+        found.append(f"tiles {target.tiles} are not shared out evenly to ipus {target.ipus}")
     if target.vector_bytes & (target.vector_bytes - 1):
         found.append("vector_bytes must be a power of two")
     if target.pair_bytes_per_cycle < target.exchange_bytes_per_cycle:

@@ -6,7 +6,7 @@ they need here; the machine file says where each figure comes from (see `ipucc.t
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 AmpType = Literal["fp8", "fp16", "fp32"]
@@ -79,7 +79,12 @@ class Amp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One IPU. Cycles are those of the tile clock; rates are per tile, the host's per chip.
+    """One IPU, or several that are linked. Cycles are those of the tile clock; rates are per tile, those of the host
+    and of the links per chip.
+
+    `tiles` counts those of all `ipus`; tiles of one chip follow each other. An exchange in which something crosses from
+    chip to chip takes `link_phase_seconds` more, and what its links take: `link_bytes_per_second` is what all links of
+    a chip move together in one direction.
 
     Memory of a tile, from the lowest offset: `executable_bytes` that may hold instructions (data too), then
     memory for data alone, of which the last `interleaved_bytes` can be read twice as wide as the rest.
@@ -97,6 +102,7 @@ class Target:
     name: str
     description: str = field(default="", compare=False)
     tiles: int = field(metadata=_figure("tiles", 1, 1 << 16))
+    ipus: int = field(metadata=_figure("chips", 1, 1024))
     workers: int = field(metadata=_figure("workers", 1, 64))
     clock_hz: float = field(metadata=_figure("Hz", 1e6, 1e11))
     tile_bytes: int = field(metadata=_figure("bytes", 1 << 10, 1 << 26))
@@ -117,11 +123,13 @@ class Target:
     vertex_state_bytes: int = field(metadata=_figure("bytes", 0, 1 << 16))
     step_code_bytes: int = field(metadata=_figure("bytes", 0, 1 << 16))
     host_bytes_per_second: float = field(metadata=_figure("bytes/s", 1e3, 1e15))
+    link_bytes_per_second: float = field(metadata=_figure("bytes/s", 1e3, 1e15))
+    link_phase_seconds: float = field(metadata=_figure("s", 0, 1))
     amp: Amp
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the whole chip."""
+        """Memory of all tiles."""
         return self.tiles * self.tile_bytes
 
     @property
@@ -138,6 +146,27 @@ class Target:
     def host_bytes_per_cycle(self) -> float:
         """Bytes that the host moves to or from the whole chip per tile cycle, one direction."""
         return self.host_bytes_per_second / self.clock_hz
+
+    @property
+    def link_bytes_per_cycle(self) -> float:
+        """Bytes that all links of a chip move per tile cycle, one direction."""
+        return self.link_bytes_per_second / self.clock_hz
+
+    @property
+    def link_phase_cycles(self) -> int:
+        """Cycles that an exchange between chips takes beside that of one chip."""
+        return round(self.link_phase_seconds * self.clock_hz)
+
+    @property
+    def tiles_per_ipu(self) -> int:
+        """Tiles of one chip."""
+        return self.tiles // self.ipus
+
+    def linked(self, ipus: int) -> "Target":
+        """So many of this chip, linked; its name gets `x2` behind it for two."""
+        if self.ipus != 1 or ipus < 1:
+            raise ValueError(f"{ipus} times {self.name}, which has {self.ipus} chips")
+        return self if ipus == 1 else replace(self, name=f"{self.name}x{ipus}", ipus=ipus, tiles=self.tiles * ipus)
 
     def vector_width(self, item_bytes: int) -> int:
         """Elements of `item_bytes` in one vector access of a worker: 4 for fp16, 2 for fp32."""
@@ -168,7 +197,7 @@ class Target:
         return -(-weights // self.amp.weight_load_bytes(dtype))
 
     def peak_flops(self, dtype: AmpType, partials: AmpType) -> float:
-        """Floating-point operations per second of the whole chip at the matrix unit's peak, 2 per MAC."""
+        """Floating-point operations per second of all tiles at the matrix unit's peak, 2 per MAC."""
         return 2.0 * self.tiles * self.amp_macs_per_cycle(dtype, partials) * self.clock_hz
 
     def cycles_to_seconds(self, cycles: float) -> float:

@@ -36,8 +36,8 @@ from ipucc.compiler import Compiled, CompileOptions, compile_model
 from ipucc.diagnostics import CompileError
 from ipucc.passes.plan.build_problem import candidate_of
 from ipucc.passes.plan.grid import Plan
-from ipucc.passes.program.lower import lower
-from ipucc.program.timing import program_times
+from ipucc.passes.program.lower import lower, order_transfers
+from ipucc.program.timing import Exchanges, program_times
 from ipucc.target import Target, load_target
 
 DATA = tomllib.loads((Path(__file__).parent / "data" / "gemm.toml").read_text(encoding="utf-8"))
@@ -107,6 +107,7 @@ def lowered(found: Compiled, parts: dict[str, int], sums: tuple[str, int] | None
     """Cycles of the product cut into these parts in space, in time only while `sums` rotate (loop and steps), lowered
     to a program as ours is: the best of all forms and axis orders. None where none of them can be cut so."""
     graph, target = found.graph, found.program.target
+    exchanges = Exchanges(target)
     at = next(i for i, op in enumerate(graph.ops) if op.name.startswith("product"))
     best: int | None = None
     for form in range(len(graph.ops[at].forms) + 1):
@@ -118,7 +119,8 @@ def lowered(found: Compiled, parts: dict[str, int], sums: tuple[str, int] | None
                 continue
             chosen = tuple(made if i == at else c for i, c in enumerate(found.placement.chosen))
             program = lower(graph, replace(found.placement, chosen=chosen), target)
-            cycles = sum(t.total for t in program_times(program))
+            order_transfers(program, exchanges)
+            cycles = sum(t.total for t in program_times(program, exchanges))
             best = cycles if best is None else min(best, cycles)
     return best
 

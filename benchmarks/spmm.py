@@ -46,7 +46,7 @@ from ipucc.passes.plan.build_problem import build_problem, candidate_of
 from ipucc.passes.plan.grid import Plan
 from ipucc.passes.plan.local_order import in_local_orders
 from ipucc.passes.plan.place import place
-from ipucc.passes.program.lower import lower
+from ipucc.passes.program.lower import lower, order_transfers
 from ipucc.program.model import Buffer, Exchange, Program
 from ipucc.program.order import Order
 from ipucc.program.timing import Exchanges, program_times
@@ -212,7 +212,9 @@ def vendor_sparse(case: Case, target: str) -> tuple[dict[str, int], str]:
     made = candidate_of(graph, at, 0, cut, machine)
     chosen = tuple(made if i == at else c for i, c in enumerate(placed.chosen))
     exchanges = FewOrders(machine)
-    figures = split(lower(graph, in_local_orders(replace(placed, chosen=chosen)), machine, exchanges), exchanges)
+    program = lower(graph, in_local_orders(replace(placed, chosen=chosen)), machine)
+    order_transfers(program, exchanges)
+    figures = split(program, exchanges)
     ordered, exchange, sync = moved_result(case.m, case.n, case.dtype, machine)
     exchange -= shared_gather(pattern, plan, case.n, case.dtype, machine)
     for name, more in (("reduce", ordered), ("exchange", exchange), ("sync", sync)):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from ipucc.cache import plan_store
 from ipucc.clock import Clock, OnPass, OnStart
-from ipucc.diagnostics import CompileError, Diagnostic, JsonValue, error
+from ipucc.diagnostics import CompileError, Diagnostic, DoesNotFit, JsonValue, error
 from ipucc.manifest import (
     amp_type,
     count_flops,
@@ -25,6 +26,7 @@ from ipucc.ops.builder import origin
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.printing import print_placement, print_schedule
 from ipucc.ops.siblings import combined_kinds
+from ipucc.ops.sparse import products_alike
 from ipucc.optimise import Stream, lower_ops, optimise_model, schedule_model
 from ipucc.pass_manager import DumpFolder, count_nodes
 from ipucc.passes.plan.effort import Effort, Listen, Stop, never
@@ -212,10 +214,20 @@ def compile_graph(
     others = [schedule(lower_ops(model, target, options, kinds)) for kinds in combined_kinds(model.graph)]
     named = {name for node in model.graph for name in (node.name or "", *origin(node))}
     select_ops(graph, explain, named)  # A name that matches nothing is told before the long work.
-    found = refit(
-        [graph, *others], target, options.keep, options.solver, options.effort, clock.begin,
+    place = partial(
+        refit, target=target, keep=options.keep, solver=options.solver, effort=options.effort, begin=clock.begin,
         recomputing=options.recompute, progress=progress, stop=stop, known=known,
     )  # fmt: skip
+    try:
+        found = place([graph, *others])
+    except DoesNotFit as failure:
+        if failure.diagnostics[0].id != "IPU0407" or not products_alike(model.graph):
+            raise
+        try:
+            found = place([schedule(lower_ops(model, target, options, alike=True))])
+        except DoesNotFit:
+            raise failure from None
+        remarks = (*remarks, _exchanged_alike(failure))
     fitted = found.fitted
     graph = fitted.graph
     program = fitted.program
@@ -241,6 +253,18 @@ def compile_graph(
     program.manifest.update(_manifest(compiled, options))
     program.ops = planned_ops(graph, fitted.placement)
     return compiled
+
+
+def _exchanged_alike(failure: DoesNotFit) -> Diagnostic:
+    """Why sparse products do not have distributions of their own."""
+    found = failure.diagnostics[0]
+    return Diagnostic(
+        "IPU0414", "remark",
+        "sparse products that differ in their patterns alone take the same part of the dense operand and hand on the "
+        f"same partials in every layer: with exchanges of their own, {found.message}",
+        where="place",
+        help=("`sparsify{balance=[B,A]}` fills the cells of a grid evenly, which is what this costs least with",),
+    )  # fmt: skip
 
 
 def _manifest(compiled: Compiled, options: CompileOptions) -> dict[str, JsonValue]:

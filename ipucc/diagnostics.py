@@ -77,6 +77,7 @@ IDS: dict[str, str] = {
     "IPU0411": "a layer is kept dense because sparsity does not pay",
     "IPU0412": "a constant was clamped to the range of its new element type",
     "IPU0413": "remark: a tensor is computed again before a late reader, so that the model fits",
+    "IPU0414": "remark: sparse products exchange the same whatever their patterns, since code of their own did not fit",
     # 05xx: the program file
     "IPU0501": "the program file cannot be opened",
     "IPU0502": "the file is no ipucc program",

@@ -1,7 +1,7 @@
 """From an ONNX model to its tile graph: front end, graph passes, lowering of ops, their order."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,14 +156,16 @@ def schedule_model(model: ir.Model, target: Target, options: "CompileOptions") -
     return schedule(lower_ops(model, target, options))
 
 
-def lower_ops(model: ir.Model, target: Target, options: "CompileOptions", joined: Collection[str] = ()) -> TileGraph:
+def lower_ops(
+    model: ir.Model, target: Target, options: "CompileOptions", joined: Collection[str] = (), *, alike: bool = False
+) -> TileGraph:
     """The tile graph of a model behind the graph passes, in the order of its nodes; products of the kinds `joined` as
-    one product.
+    one product; sparse ones dealt `alike`, see `BuildOptions`.
 
     Raises CompileError with every node that cannot be lowered.
     """
     problems = unsupported_nodes(model, supported)
-    build = _build_options(target, options)
+    build = replace(_build_options(target, options), alike=alike)
     try:
         graph = build_tile_graph(model, build, joined)
     except CompileError as failure:

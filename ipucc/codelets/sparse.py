@@ -51,7 +51,7 @@ def run_blocks(
     slot = np.zeros((tiles, blocks + 1), np.int64)
     # Before every slot but the first one, its number rises; one without blocks rises with the next.
     np.add.at(slot, (np.arange(tiles)[:, None], starts[:, 1:-1]), 1)
-    shaped = values[:, 0, : blocks * bk * bn].reshape(tiles, blocks, bk, bn)
+    shaped = values.reshape(tiles, -1)[:, : blocks * bk * bn].reshape(tiles, blocks, bk, bn)
     return shaped, place[:, 0, :blocks].astype(np.int64), slot.cumsum(axis=1)[:, :blocks]
 
 
@@ -81,8 +81,9 @@ def _elements(rows: Counts, blocks: Counts, outputs: Counts, half: bool, target:
 class BlockSparse(Codelet):
     """Partials of one run of blocks: out[r, m, slot x bn + j] += A[m, place x bk + i] values[z, i, j].
 
-    Operand 0 is the dense operand, gathered: [m, places x bk]; operand 1 the run's blocks [r, z x bk x bn], slot by
-    slot; operand 2 the place of each [r, z]; operand 3 where the blocks of every slot begin, and end [r, slots + 1].
+    Operand 0 is the dense operand, gathered: [m, places x bk]; operand 1 the run's blocks [r, z, bk x bn], or
+    [r, z x bk x bn], slot by slot; operand 2 the place of each [r, z]; operand 3 where the blocks of every slot begin,
+    and end [r, slots + 1].
     `blocks` and `outputs` are those of the fullest run; cells hold one run each.
     """
 

@@ -5,7 +5,7 @@ compute add a `TileOp`. Where a chain of views would move less than a 32-bit wor
 do, the builder inserts a copy op.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from math import prod
@@ -19,6 +19,7 @@ from ipucc.codelets.copy import Copy, spanned
 from ipucc.diagnostics import CompileError, error
 from ipucc.dtypes import STORAGE, itemsize, storage_type, to_storage
 from ipucc.graph.tensors import is_missing
+from ipucc.ops.distribution import Scheme
 from ipucc.ops.graph import Output, Ref, TileGraph, TileTensor
 from ipucc.ops.spec import Along, Axis, DimMap, Everything, Operand, Result, Source, Span, TileOp
 from ipucc.target import Target
@@ -35,11 +36,13 @@ _TABLE: Final[dict[tuple[str, str], Lowering]] = {}
 @dataclass(frozen=True)
 class BuildOptions:
     """What the lowering of ops depends on besides the graph. `partials` is the type fp16 products accumulate in,
-    `distributions` how many ways to deal the blocks of a sparse weight are offered to placement."""
+    `distributions` how many ways to deal the blocks of a sparse weight are offered to placement; with `alike` those of
+    sparse products that differ in their patterns alone are ways for all of them, with the same exchanges."""
 
     target: Target
     partials: str = "float16"
     distributions: int = 4
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Builder:
     graph: TileGraph = field(default_factory=TileGraph)
     env: dict[ir.Value, Ref] = field(default_factory=dict)
     constants: dict[ir.Value, Array] = field(default_factory=dict)
+    alike: dict[Hashable, list[tuple[Scheme, int]]] = field(default_factory=dict)
+    """How sparse products are dealt that differ in the places of their blocks alone, and the blocks of a run."""
     _node: ir.Node | None = None
     _weights: dict[tuple[str, tuple[int, ...]], int] = field(default_factory=dict)
 

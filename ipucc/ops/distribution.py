@@ -6,7 +6,8 @@ so that the cells are evenly full. Few bands gather more of the dense operand, m
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -20,7 +21,8 @@ from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
 __all__ = [
-    "Figures", "Pattern", "Runs", "Scheme", "banded_runs", "deal", "figures_of", "grid_runs", "runs_of", "worthwhile",
+    "Figures", "Pattern", "Runs", "Scheme", "banded_runs", "deal", "dealt", "figures_of", "grid_runs", "runs_of",
+    "worthwhile", "worthwhile_fixed",
 ]  # fmt: skip
 
 Ints = NDArray[np.int64]
@@ -67,7 +69,8 @@ class Pattern:
 @dataclass(frozen=True)
 class Scheme:
     """A way to deal blocks: `banded` in runs of equal count, `bands` times `across` of them, or to the cells of a
-    `grid` of bands of rows times groups of columns, permuted, or as they lie, in equal widths, if it is `plain`."""
+    `grid` of bands of rows times groups of columns, permuted, or as they lie, in equal widths, if it is `plain`;
+    `fixed` is plain, with all rows and columns of its cell in every run, needed or not."""
 
     kind: str
     bands: int
@@ -84,9 +87,9 @@ class Scheme:
     @staticmethod
     def parse(text: str) -> "Scheme":
         """The scheme that `str` wrote. ValueError for anything else."""
-        found = re.fullmatch(r"(banded|grid|plain) ([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+        found = re.fullmatch(r"(banded|grid|plain|fixed) ([1-9]\d{0,4})x([1-9]\d{0,4})", text)
         if found is None:
-            raise ValueError(f"{text!r} is not `banded BxA`, `grid BxA` or `plain BxA`")
+            raise ValueError(f"{text!r} is not `banded BxA`, `grid BxA`, `plain BxA` or `fixed BxA`")
         return Scheme(found[1], int(found[2]), int(found[3]))
 
 
@@ -96,7 +99,7 @@ class Runs:
 
     `rows` lists the block rows, or groups of them, that the runs need, run by run (`row_start`), `place` per block the
     position of its row in its run's list; `slot` per block which of its run's block columns it adds to, `columns`
-    [runs, slots] names them (-1).
+    [runs, slots] names them (-1). A run has room for `capacity` blocks.
     """
 
     order: Ints
@@ -106,6 +109,7 @@ class Runs:
     place: Ints
     slot: Ints
     columns: Ints
+    capacity: int
 
     @property
     def count(self) -> int:
@@ -113,24 +117,36 @@ class Runs:
         return self.start.size - 1
 
 
-def deal(pattern: Pattern, run: Ints, count: int) -> Runs:
-    """The runs of a distribution: block i belongs to run `run[i]` of `count`. A run has its blocks column by column."""
+def deal(pattern: Pattern, run: Ints, count: int, cells: Ints | None = None, capacity: int = 0) -> Runs:
+    """The runs of a distribution: block i belongs to run `run[i]` of `count`. A run has its blocks column by column,
+    and room for those of the fullest run, or for `capacity`.
+
+    It needs the block rows and makes the block columns of its blocks; with `cells` [block rows, block columns] those of
+    all places that belong to it, whether a block is there or not.
+    """
     rows, cols = pattern.rows, pattern.cols
     order = _sorted_by(run, pattern.by_column)
     run, row, col = run[order], rows[order], cols[order]
     start = np.searchsorted(run, np.arange(count + 1))
     high, wide = pattern.units, pattern.shape[1]
     unit, part = np.divmod(row, pattern.together)
-    needed, place = np.unique(run * high + unit, return_inverse=True)
+    needed, made = run * high + unit, run * wide + col
+    if cells is not None:
+        needed = np.append(
+            needed, (cells * high + np.arange(pattern.shape[0])[:, None] // pattern.together).reshape(-1)
+        )
+        made = np.append(made, (cells * wide + np.arange(wide)).reshape(-1))
+    needed, place = np.unique(needed, return_inverse=True)
     row_start = np.searchsorted(needed // high, np.arange(count + 1))
-    made, slot = np.unique(run * wide + col, return_inverse=True)
+    made, slot = np.unique(made, return_inverse=True)
+    place, slot = place.reshape(-1)[: order.size], slot.reshape(-1)[: order.size]
     col_run = made // wide
     col_start = np.searchsorted(col_run, np.arange(count + 1))
     columns = np.full((count, int(np.diff(col_start).max(initial=1))), -1, np.int64)
     columns[col_run, np.arange(made.size) - col_start[col_run]] = made % wide
     return Runs(
-        order, start, needed % high, row_start, (place.reshape(-1) - row_start[run]) * pattern.together + part,
-        slot.reshape(-1) - col_start[run], columns,
+        order, start, needed % high, row_start, (place - row_start[run]) * pattern.together + part,
+        slot - col_start[run], columns, max(capacity, int(np.diff(start).max(initial=0))),
     )  # fmt: skip
 
 
@@ -219,10 +235,19 @@ def figures_of(pattern: Pattern, run: Ints, count: int) -> Figures:
 
 def runs_of(pattern: Pattern, scheme: Scheme) -> Ints:
     """The run of every block under a scheme."""
-    if scheme.kind == "plain":
+    if scheme.kind in ("plain", "fixed"):
         return cells_of(pattern.shape, (scheme.bands, scheme.across))[pattern.rows, pattern.cols]
     made = banded_runs if scheme.kind == "banded" else grid_runs
     return made(pattern, scheme.bands, scheme.across)
+
+
+def dealt(pattern: Pattern, scheme: Scheme, capacity: int = 0) -> Runs:
+    """The runs of a scheme, with room for `capacity` blocks each, or for those of the fullest.
+
+    Those of a `fixed` one need and make the same, in the same places, whatever the pattern is.
+    """
+    cells = cells_of(pattern.shape, (scheme.bands, scheme.across)) if scheme.kind == "fixed" else None
+    return deal(pattern, runs_of(pattern, scheme), scheme.count, cells, capacity)
 
 
 def worthwhile(
@@ -245,8 +270,24 @@ def worthwhile(
             break
         if shape not in shapes:
             shapes.add(shape)
-            chosen.append((scheme, deal(pattern, runs_of(pattern, scheme), scheme.count)))
+            chosen.append((scheme, dealt(pattern, scheme)))
     return chosen
+
+
+def worthwhile_fixed(
+    patterns: Sequence[Pattern], m: int, dtype: str, partials: str, target: Target, offered: int
+) -> list[tuple[Scheme, int]]:
+    """The `fixed` schemes with the fewest estimated cycles for weights of one shape, best first, and the blocks that
+    the fullest of all their runs has. Estimates are those of `worthwhile`."""
+    search = _Search(patterns[0], m, dtype, partials, target)
+    capacities: dict[Scheme, int] = {}
+    for (bands, across), even in search.even_grids().items():
+        scheme = Scheme("fixed", bands, across)
+        run = max(int(np.bincount(runs_of(p, scheme), minlength=1).max()) for p in patterns)
+        capacities[scheme] = run
+        search.priced[scheme] = search.estimate(replace(even, blocks=run), scheme.count)
+    ranked = sorted(search.priced, key=lambda scheme: (search.priced[scheme], scheme.bands, scheme.across))
+    return [(scheme, capacities[scheme]) for scheme in ranked[:offered]]
 
 
 @dataclass(eq=False)
@@ -312,16 +353,23 @@ class _Search:
 
     def grids(self) -> None:
         """Grids, permuted and as they lie, that are best if filled evenly: those take longer to deal than to price."""
+        found = self.even_grids()
+        for bands, across in sorted(found, key=lambda grid: (self.estimate(found[grid], grid[0] * grid[1]), grid))[
+            :_GRIDS
+        ]:
+            self.price(Scheme("plain", bands, across))
+            if self.pattern.size <= 1 << 16:
+                self.price(Scheme("grid", bands, across))
+
+    def even_grids(self) -> dict[tuple[int, int], Figures]:
+        """Grids of bands and groups, and what a run of each has that needs all rows and makes all columns of its cell,
+        were all cells equally full."""
         (high, wide), found = self.pattern.shape, {}
         for count in self.counts().tolist():
             for bands in _BANDS:
                 across = min(count // bands, wide)
                 if across > 1 and 1 < bands <= high and bands * across > count // 2:
-                    made = bands * across
                     rows = -(-self.pattern.units // bands) * self.pattern.together
-                    even = Figures(-(-self.pattern.size // made), rows, -(-wide // across), bands)
-                    found[bands, across] = self.estimate(even, made)
-        for bands, across in sorted(found, key=lambda grid: (found[grid], grid))[:_GRIDS]:
-            self.price(Scheme("plain", bands, across))
-            if self.pattern.size <= 1 << 16:
-                self.price(Scheme("grid", bands, across))
+                    blocks = -(-self.pattern.size // (bands * across))
+                    found[bands, across] = Figures(blocks, rows, -(-wide // across), bands)
+        return found

@@ -6,9 +6,11 @@ makes partials for the block columns that it touches. A second op adds the parti
 and applies the epilogue. Several distributions are offered to placement as chains of these two ops.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -17,16 +19,22 @@ from numpy.typing import NDArray
 from ipucc.codelets.reduce import Reduce
 from ipucc.codelets.sparse import BlockSparse
 from ipucc.dtypes import itemsize
-from ipucc.ops.builder import Builder, lowering, shape_of
-from ipucc.ops.distribution import Pattern, Runs, Scheme, deal, runs_of, worthwhile
+from ipucc.graph.schemas import DOMAIN
+from ipucc.ops.builder import Builder, dtype_of, lowering, shape_of
+from ipucc.ops.distribution import Pattern, Runs, Scheme, dealt, worthwhile, worthwhile_fixed
 from ipucc.ops.graph import Ref
 from ipucc.ops.matmul import aligned
 from ipucc.ops.spec import Along, Axis, Everything, Operand, Span
 from ipucc.tiles.view import Group, View
 
-__all__ = ["blocks_of_runs", "distributions", "gathered_rows", "joined_columns"]
+__all__ = ["blocks_of_runs", "distributions", "gathered_rows", "joined_columns", "products_alike"]
 
 Ints = NDArray[np.int64]
+_PLACES: Final = ("rows", "cols", "taps")
+"""Attributes that say where the blocks of a node are."""
+_MANY: Final = 100
+"""Sparse products of which each is offered half as many distributions."""
+_STATIC: Final = ("BlockSparseMatMul", "BlockSparseConv")
 
 
 @lowering("BlockSparseMatMul", domain="ipucc")
@@ -64,7 +72,14 @@ def distributions(
     """What is offered to placement, or what the node asks for. IPU0120 for a distribution that cannot be."""
     text = node.attributes.get_string("distribution", "")
     if not text:
-        return worthwhile(pattern, rows, dtype, partials, b.options.target, b.options.distributions)
+        target, offered = b.options.target, b.options.distributions
+        # Each has edges of its own to price, as many as there are products.
+        if sum(other.op_type in _STATIC for other in node.graph or ()) > _MANY:
+            offered = -(-offered // 2)
+        alike = _alike(b, node, pattern, rows, dtype, partials) if b.options.alike else []
+        return [(scheme, dealt(pattern, scheme, capacity)) for scheme, capacity in alike] or worthwhile(
+            pattern, rows, dtype, partials, target, offered
+        )
     try:
         scheme = Scheme.parse(text)
     except ValueError as failure:
@@ -74,7 +89,43 @@ def distributions(
     wide = pattern.size if scheme.kind == "banded" else pattern.shape[1]
     if scheme.bands > pattern.shape[0] or scheme.across > wide:
         raise b.fail("IPU0120", f"attribute 'distribution': {text!r} has more parts than there are blocks")
-    return [(scheme, deal(pattern, runs_of(pattern, scheme), scheme.count))]
+    return [(scheme, dealt(pattern, scheme))]
+
+
+def products_alike(graph: ir.Graph) -> bool:
+    """Whether any two sparse products of a graph differ in the places of their blocks alone."""
+    kinds = [_but_places(node) for node in graph if node.domain == DOMAIN and node.op_type in _STATIC]
+    return len(set(kinds)) < len(kinds)
+
+
+def _alike(
+    b: Builder, node: ir.Node, pattern: Pattern, rows: int, dtype: str, partials: str
+) -> list[tuple[Scheme, int]]:  # fmt: skip
+    """Schemes, with their capacities, for all nodes of a graph that differ from a node in the places of their blocks
+    alone; none where there are no others. `pattern` is its own."""
+    key = _but_places(node)
+    if key not in b.alike:
+        others = [n for n in node.graph or () if n.domain == DOMAIN and n.op_type == node.op_type]
+        patterns = [_moved(pattern, other) for other in others if _but_places(other) == key]
+        b.alike[key] = (
+            worthwhile_fixed(patterns, rows, dtype, partials, b.options.target, b.options.distributions)
+            if len(patterns) > 1 else []
+        )  # fmt: skip
+    return b.alike[key]
+
+
+def _moved(pattern: Pattern, node: ir.Node) -> Pattern:
+    """A pattern with the places of the blocks of another node."""
+    rows, cols, *taps = (np.asarray(node.attributes.get_ints(x), np.int64) for x in _PLACES if x in node.attributes)
+    return replace(pattern, rows=rows, cols=cols, taps=taps[0] if taps else None)
+
+
+def _but_places(node: ir.Node) -> Hashable:
+    """What nodes have in common that differ in the places of their blocks alone."""
+    attributes = tuple((name, str(a.value)) for name, a in sorted(node.attributes.items()) if name not in _PLACES)
+    left, _, *extras = node.inputs
+    kinds = tuple(None if v is None else (shape_of(v), dtype_of(v)) for v in (left, *extras))
+    return node.op_type, attributes, kinds
 
 
 def _narrow(side: int, dtype: str) -> bool:
@@ -102,7 +153,7 @@ def _multiply(
         b.operand(gathered, (Along("m"), Span("r", begin[:-1], begin[1:])), want=along, fetched=True),
         *blocks_of_runs(b, values, runs, runs.place, name),
     ]
-    codelet = BlockSparse((bk, bn), int(np.diff(runs.start).max()), outputs, a.dtype)
+    codelet = BlockSparse((bk, bn), runs.capacity, outputs, a.dtype)
     return b.compute(
         "BlockSparseMatMul", axes, operands, ("r", "m", "p"), partials, codelet,
         1 if _narrow(bn, partials) else 2, f"{b.name()}.partials",
@@ -111,15 +162,18 @@ def _multiply(
 
 
 def blocks_of_runs(b: Builder, values: Ref, runs: Runs, places: Ints, name: str) -> list[Operand]:
-    """Three operands with a row per run, padded to the longest: the blocks, one after the other; per block its entry of
-    `places`; and where the blocks of every slot begin, and end. Blocks lie slot by slot."""
-    count, most = np.diff(runs.start), int(np.diff(runs.start).max())
+    """Three operands with a row per run, padded to its capacity: the blocks, one after the other; per block its entry
+    of `places`; and where the blocks of every slot begin, and end. Blocks lie slot by slot."""
+    count, most = np.diff(runs.start), runs.capacity
     nth = np.arange(most)
     order = np.where(nth < count[:, None], runs.start[:-1, None] + nth, -1)
     inside = order >= 0
     _, bk, bn = values.shape
     held = View.take(values.shape, 0, np.where(inside, runs.order[order], -1).reshape(-1))
-    values = b.reshape(b.view(values, held), (runs.count, most * bk * bn))
+    # Blocks of whole grains stay a dimension of their own: the view then names blocks and not elements.
+    whole = bk * bn % b.grain(values.dtype) == 0
+    shape = (runs.count, most, bk * bn) if whole else (runs.count, most * bk * bn)
+    values = b.reshape(b.view(values, held), shape)
     kind = "uint16" if int(places.max()) < 1 << 16 else "int32"
     table = np.where(inside, places[order], 0).astype(kind)
     slots = runs.columns.shape[1]
@@ -131,7 +185,7 @@ def blocks_of_runs(b: Builder, values: Ref, runs: Runs, places: Ints, name: str)
         b.literal(f"{b.name()}.places {name}", table, kind),
         b.literal(f"{b.name()}.slots {name}", first.cumsum(axis=1, dtype=np.int32), "int32"),
     )
-    return [b.operand(ref, (Along("r"), Everything(ref.shape[1])), want=1) for ref in rows]
+    return [b.operand(x, (Along("r"), *map(Everything, x.shape[1:])), want=len(x.shape) - 1) for x in rows]
 
 
 def joined_columns(runs: Runs, blocks: int, bn: int, width: int, n: int) -> tuple[int, Ints]:

@@ -88,7 +88,7 @@ def _convolve(b: Builder, layer: _Layer, runs: Runs, partials: str, name: str) -
     grains = Window.grains(operands[0], 2)
     codelet = BlockSparseConv(
         window.kernel, window.strides, window.dilations, window.begins, grains, (bk, bn),
-        int(np.diff(runs.start).max()), outputs, x.dtype,
+        runs.capacity, outputs, x.dtype,
     )  # fmt: skip
     positions = batch * prod(out)
     return b.compute(

@@ -185,7 +185,7 @@ def step_time(
         cycles = int(tile_cycles(step, target).max(initial=0))
         return StepTime(step.name, "compute", compute=cycles)
     if isinstance(step, Exchange):
-        t = exchange_time(step, program.buffers, target)
+        t = (exchanges or Exchanges(target)).time(step, program.buffers)
         sync = (target.phase_cycles if t.exchange else 0) + (target.link_phase_cycles if t.link else 0)
         return StepTime(step.name, "exchange", t.copy, t.exchange, sync, exchange_bound=t.bound_cycles)
     buffer = program.buffers[step.buffer]

@@ -70,8 +70,9 @@ def allocate(program: Program, start: int) -> Allocation:
 def _most_alive(held: NDArray[np.float32], size: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
                 ) -> int:  # fmt: skip
     """Bytes that are alive at one moment on one tile, at the worst: no offsets have a lower peak."""
-    most = 0
-    for now in np.unique(first).tolist():
-        alive = (first <= now) & (now <= last)
-        most = max(most, int((size[alive].astype(np.float64) @ held[alive]).max()))
-    return most
+    moments = int(last.max(initial=0)) + 2
+    change = np.zeros((moments, held.shape[1]), np.float64)
+    for i in range(size.size):
+        change[first[i]] += held[i] * float(size[i])
+        change[last[i] + 1] -= held[i] * float(size[i])
+    return int(np.cumsum(change, axis=0, out=change).max(initial=0))

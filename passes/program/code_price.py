@@ -5,11 +5,12 @@ is high enough is chosen by the code that both came to.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from ipucc.passes.plan.place import Placement
 
-__all__ = ["HIGHEST", "cheapest_that_fits", "first_level", "price_of"]
+__all__ = ["HIGHEST", "blended", "cheapest_that_fits", "first_level", "price_of"]
 
 _LEAST: Final = 0.02
 _RATIO: Final = 1.25
@@ -34,10 +35,11 @@ def first_level(cycles: int, room: float) -> int:
 def cheapest_that_fits(placing: Callable[[int], Placement], room: float, begin: int) -> tuple[Placement, int]:
     """The fastest placement found with at most `room` bytes of exchange code, as estimated, and the level of its price.
     At the highest level, with more code, where there is none. `placing` places at a level; they are tried from `begin`
-    on, until a lower one would not fit, or could not save much."""
+    on, until a lower one would not fit, or could not save much. What lies between two levels is `blended`."""
     low, high = -1, HIGHEST + 1
     too_much, enough = 0, 0
     best: tuple[Placement, int] | None = None
+    over: Placement | None = None
     at = begin
     while True:
         found = placing(at)
@@ -50,7 +52,7 @@ def cheapest_that_fits(placing: Callable[[int], Placement], room: float, begin: 
             if price_of(at) * (room - code) <= _CLOSE * found.objective:
                 break
         else:
-            low, too_much = at, code
+            low, too_much, over = at, code, found
         if high - low <= 1:
             break
         if best is None:
@@ -60,4 +62,30 @@ def cheapest_that_fits(placing: Callable[[int], Placement], room: float, begin: 
         else:
             share = (too_much - room) / max(too_much - enough, 1)
             at = min(max(low + round(share * (high - low)), low + 1), high - 1)
-    return best or (found, HIGHEST)
+    if best is None:
+        return found, HIGHEST
+    return best if over is None else (blended(best[0], over, room), best[1])
+
+
+def blended(lean: Placement, fast: Placement, room: float) -> Placement:
+    """The fastest of two placements of a problem, and of those that take the plans of one up to some op and of the
+    other behind it, with at most `room` bytes of exchange code, as estimated. `lean` is one that has no more.
+
+    A price of code is one for the whole graph: between two levels of it many ops change their plans at once, and more
+    code may be left than any of them would need.
+    """
+    problem, best = lean.problem, (lean.objective, lean.choice)
+    ends = lean.choice, fast.choice
+    places = [v for v in range(len(lean.choice)) if lean.choice[v] != fast.choice[v]]
+    for head, tail in (ends, ends[::-1]):
+        for at in places:
+            choice = head[:at] + tail[at:]
+            if problem.code_bytes(choice) > room:
+                continue
+            score = problem.evaluate(choice)
+            if score.peak_bytes <= lean.cap:
+                best = min(best, (score.cycles, choice))
+    cycles, choice = best
+    chosen = tuple(problem.candidates[v][choice[v]] for v in problem.variable)
+    peak = problem.evaluate(choice).peak_bytes
+    return replace(lean, choice=choice, chosen=chosen, objective=cycles, bound=min(lean.bound, cycles), peak_bytes=peak)

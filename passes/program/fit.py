@@ -21,7 +21,7 @@ from ipucc.passes.plan.room import require_room
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size
 from ipucc.passes.program.code_price import HIGHEST, cheapest_that_fits, first_level, price_of
-from ipucc.passes.program.lower import lower
+from ipucc.passes.program.lower import lower, order_transfers
 from ipucc.passes.program.overflow import code_too_large, data_too_large
 from ipucc.passes.program.roll import roll
 from ipucc.program.model import Program
@@ -37,7 +37,8 @@ _SHARED: Final = 0.75
 """Of the room for code, what a program may be estimated to have where code is short and none has been lowered: the
 estimate takes all that repeats for a loop, gives every edge the local orders that suit it, and leaves out codelets."""
 _MARGIN: Final = 0.97
-"""Of the code that a program may be estimated to have after one was found to have more than its estimate."""
+"""Of the code that a program may be estimated to have after one was found to have more than its estimate; less of it
+with every attempt."""
 _HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
 
 
@@ -165,7 +166,7 @@ def _fitted(
             placement = _against(placement, bound)
         begin("lower")
         placement = in_local_orders(placement, 0.0 if level is None else price_of(level))
-        program = roll(lower(graph, placement, target, exchanges))
+        program = roll(lower(graph, placement, target))
         code = code_size(program, target, exchanges)
         # What code takes beyond the part that was left to it is not there for data.
         left = target.usable_bytes - max(target.tile_bytes // 16, min(code.total, room))
@@ -176,7 +177,8 @@ def _fitted(
                 raise failure
             # The estimate leaves out what the program needs beside it, and what repeated layers do not share.
             estimated = problem.code_bytes(placement.choice)
-            allowed = min(allowed, _MARGIN * estimated * (room - code.total + code.exchange) / code.exchange)
+            less = _MARGIN ** (attempt + 1)
+            allowed = min(allowed, less * estimated * (room - code.total + code.exchange) / code.exchange)
             level = first_level(placement.objective, room) if level is None else level + 1
             continue
         start = -(-(target.reserved_bytes + code.total) // 16) * 16
@@ -187,6 +189,7 @@ def _fitted(
             for buffer, offset in zip(program.buffers, allocation.offsets, strict=True):
                 buffer.offset = offset
             program.code_bytes = code.total
+            order_transfers(program, exchanges)
             return Fitted(graph, program, placement, code)
         failure = data_too_large(program, allocation.peak, start, _HELP)
         slack = max(slack, allocation.peak - start - placement.peak_bytes)

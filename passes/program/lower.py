@@ -24,6 +24,7 @@ from ipucc.program.model import (
     HostWrite,
     Move,
     Program,
+    Repeat,
     Step,
 )  # fmt: skip
 from ipucc.program.timing import Exchanges
@@ -33,16 +34,24 @@ from ipucc.tiles.intersect import Track, intersect, pairs
 from ipucc.tiles.layout import Ints, Layout
 from ipucc.tiles.view import View
 
-__all__ = ["lower"]
+__all__ = ["lower", "order_transfers"]
 
 
-def lower(
-    graph: TileGraph, placement: Placement, target: Target, exchanges: Exchanges | None = None
-) -> Program:  # fmt: skip
-    """The steps of a placed graph. Buffers have layouts and no offsets yet; transfers are in their best known order.
-    `exchanges` are filled and used again."""
-    maker = _Lowering(graph, placement, target, exchanges or Exchanges(target))
-    return maker.run()
+def lower(graph: TileGraph, placement: Placement, target: Target) -> Program:
+    """The steps of a placed graph. Buffers have layouts and no offsets yet, transfers the order of the first rule: a
+    better one takes time to find (`order_transfers`)."""
+    return _Lowering(graph, placement, target).run()
+
+
+def order_transfers(program: Program, exchanges: Exchanges) -> None:
+    """Gives the transfers of every exchange their best known order. `exchanges` are filled and used again."""
+
+    def ordered(step: Step) -> Step:
+        if isinstance(step, Repeat):
+            return replace(step, body=tuple(map(ordered, step.body)))
+        return replace(step, order=exchanges.best_order(step, program.buffers)) if isinstance(step, Exchange) else step
+
+    program.steps = [ordered(step) for step in program.steps]
 
 
 @dataclass(eq=False)
@@ -50,7 +59,6 @@ class _Lowering:
     graph: TileGraph
     placement: Placement
     target: Target
-    exchanges: Exchanges
     buffers: list[Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     writes: list[HostWrite] = field(default_factory=list)
@@ -151,7 +159,7 @@ class _Lowering:
             if turn:
                 bound.append(Binding(sums[turn], _places(at, grid, stage.result_axes, stage.sums.layouts[turn])))
         if moves or fills:
-            self.steps.append(self._ordered(Exchange(f"{label}.exchange", tuple(moves), tuple(fills))))
+            self.steps.append(Exchange(f"{label}.exchange", tuple(moves), tuple(fills)))
         for operand, b, p in packs:
             self.steps += self._pack(f"{label}.pack", operand, b, p)
         lo, n = grid.extents(turn)
@@ -237,9 +245,6 @@ class _Lowering:
         if key not in self.moves:
             self.moves[key] = intersect(src, dst, view)
         return self.moves[key]
-
-    def _ordered(self, step: Exchange) -> Exchange:
-        return replace(step, order=self.exchanges.best_order(step, self.buffers))
 
     def _pack(self, name: str, operand: Operand, src: int, dst: int) -> Iterator[Compute]:
         """Re-orders every cell of an operand on its tile, once per tile that holds one; one compute set per slot."""

@@ -19,7 +19,10 @@ def data_too_large(program: Program, peak: int, start: int, help: Sequence[str])
     moments = int(live.max(initial=0)) + 1
     load = np.zeros((moments + 1, target.tiles), np.int64)
     for b in np.flatnonzero(live[:, 0] >= 0).tolist():
-        load[live[b, 0] : live[b, 1] + 1, program.buffers[b].layout.used_tiles] += sizes[b]
+        tiles = program.buffers[b].layout.used_tiles
+        load[live[b, 0], tiles] += sizes[b]
+        load[live[b, 1] + 1, tiles] -= sizes[b]
+    load = load.cumsum(axis=0)
     at, tile = np.unravel_index(int(load.argmax()), load.shape)
     steps = [s for top in program.steps for s in (top.body if isinstance(top, Repeat) else (top,))]
     step = steps[min(int(at), len(steps) - 1)]

@@ -3,33 +3,37 @@
 The triad is assembly: per two elements one bundle loads two vectors, stores one and multiplies, so that a worker moves
 24 bytes an issue. Stencils are partitioned as their source does: over the tiles so that the faces are smallest, then
 over the six workers, by rows in 2-D, 2 x 3 in 3-D; every step exchanges faces and runs one compute set. The loops of
-the heat equations over pairs of points are compiled; their issue groups are fitted, one figure in 2-D, one in 3-D. The
-loop of the Aliev-Panfilov model is counted in the assembly that its source publishes (38 groups a point, a division
-among them that takes up to 2 more). What a second chip costs a step is fitted too: links are not modelled.
+the heat equations are counted in the assembly that their source publishes (samples/machine/heat.py, which is the whole
+program for the builder); their vertices read rows with both halos from one piece of memory, so that a step copies the
+block behind the exchange. The loop of the Aliev-Panfilov model is counted likewise (38 groups a point, a division among
+them that takes up to 2 more). The machine file says what an exchange between chips takes.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean, median
+from math import prod
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from ipucc.codelets.base import Counts
 from ipucc.target import Target, load_target
-from validation.fit import constant
 from validation.phases import halo, phase_cycles
 from validation.rows import Measurement, NotRebuilt
 from validation.tile import TimedKernel, kernel_cycles
 
-__all__ = ["family", "fit", "simulate", "step_seconds"]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples"))
+
+from machine.heat import heat
+
+__all__ = ["family", "group", "simulate", "step_seconds"]
 
 _GHZ = 1.33e9
 """Clock of the GC200 in the runs: its vendor gives 1.325 and 1.33 GHz, and 99.1 % of the triad's bound is at 1.33."""
-_POINTER = 5
-"""Issue groups to find a row of the mesh, which a codelet does per neighbouring row. Inferred."""
 _STEPS = 1000
 
 
@@ -45,39 +49,32 @@ class Triad(TimedKernel):
 
 @dataclass(frozen=True)
 class Rows(TimedKernel):
-    """Rows of points of the busiest worker: `pair` issue groups per two points, `row` a row. With an `edge` the first
-    point of a row, and the last of an even one, go alone, `edge` groups each."""
+    """Rows of points of the busiest worker, `pair` issue groups per two points."""
 
     pair: int
-    row: int = 0
-    edge: int = 0
 
     name: ClassVar[str] = "validation_rows"
 
     def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
-        points = n["points"]
-        pairs = np.maximum(-(-points // 2) - 1, 0) if self.edge else -(-points // 2)
-        alone = self.edge * np.where(points % 2 == 0, 2, 1)
-        return target.launch_cycles + target.workers * n["rows"] * (self.row + alone + pairs * self.pair)
+        return target.launch_cycles + target.workers * n["rows"] * -(-n["points"] // 2) * self.pair
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a workload computes: dimensions, loads a point, operations a point, and floats that its source counts as the
-    least that is moved. `pair` are the issue groups of two points where they are known."""
+    """What a workload computes: dimensions, operations a point, and floats that its source counts as the least that is
+    moved. `pair` are the issue groups of two points of a codelet other than that of the heat equations."""
 
     dims: int
-    loads: int
     flops: int
     floats: int
     pair: int | None = None
 
 
 _MODELS = {
-    "2D heat": Model(2, 5, 6, 5),
-    "3D heat": Model(3, 7, 8, 7),
-    "Heat equation 3D": Model(3, 7, 8, 7),
-    "Aliev-Panfilov": Model(2, 7, 28, 8, 2 * (38 + 2)),
+    "2D heat": Model(2, 6, 5),
+    "3D heat": Model(3, 8, 7),
+    "Heat equation 3D": Model(3, 8, 7),
+    "Aliev-Panfilov": Model(2, 28, 8, 2 * (38 + 2)),
 }
 
 
@@ -86,7 +83,7 @@ def _model(row: Measurement) -> Model | None:
 
 
 def family(row: Measurement) -> str | None:
-    """`stencil triad`, `stencil heat`, `stencil heat pod` of more than two chips, which take the second's figure, and
+    """`stencil triad`, `stencil heat`, `stencil heat pod` of more than two chips, which take the figure of two, and
     `stencil other`."""
     work = row["workload"]
     if work.startswith("STREAM Triad"):
@@ -133,27 +130,24 @@ def _factors(n: int, parts: int) -> list[tuple[int, ...]]:
     return [(i, *rest) for i in range(1, n + 1) if n % i == 0 for rest in _factors(n // i, parts - 1)]
 
 
-def step_seconds(model: Model, mesh: tuple[int, ...], chips: int, pair: float, second: float, target: Target) -> float:
-    """Seconds of a step: faces exchanged, one compute set, and what further chips cost."""
-    inner = [x - 2 for x in mesh]
-    # The source cuts the last dimension over the chips.
-    inner[-1] = -(-inner[-1] // chips)
-    parts, cell = partition(tuple(inner), target.tiles)
-    if model.dims == 2:
-        rows = -(-cell[0] // target.workers)
-        points = cell[1]
-    else:
-        rows = -(-cell[0] // 2) * -(-cell[1] // 3)
-        points = cell[2]
-    if model.pair is not None:
-        kernel = Rows(model.pair)
-    else:
-        # Rows beside, above and below are found once for the pairs, in 3-D once more for the edges.
-        pointers = _POINTER * (3 if model.dims == 2 else 10)
-        kernel = Rows(round(pair), pointers, 2 * model.loads + 5)
-    work = kernel_cycles(kernel, {"rows": rows, "points": points}, target, target.tiles)
+def step_seconds(model: Model, mesh: tuple[int, ...], chips: int, target: Target) -> float:
+    """Seconds of a step: faces exchanged, one compute set."""
+    if model.pair is None:
+        return target.cycles_to_seconds(_heat_step(mesh, chips, target))
+    parts, cell = partition(tuple(x - 2 for x in mesh), target.tiles)
+    rows, points = -(-cell[0] // target.workers), cell[1]
+    work = kernel_cycles(Rows(model.pair), {"rows": rows, "points": points}, target, target.tiles)
     faces = phase_cycles(halo(parts, cell, 4, target.tiles), target)
-    return target.cycles_to_seconds(work + faces + target.phase_cycles) + (second if chips > 1 else 0.0)
+    return target.cycles_to_seconds(work + faces + target.phase_cycles)
+
+
+@cache
+def _heat_step(mesh: tuple[int, ...], chips: int, target: Target) -> int:
+    """Cycles of a step of the builder's program. Of more than two chips, two neighbours stand for all: the source cuts
+    the last dimension among them."""
+    if chips > 2:
+        mesh, chips = (*mesh[:-1], 2 + 2 * -(-(mesh[-1] - 2) // chips)), 2
+    return heat(target.linked(chips), mesh, 2).cycles.total // 2
 
 
 def _machine(row: Measurement) -> Target:
@@ -163,10 +157,10 @@ def _machine(row: Measurement) -> Target:
     return replace(target, clock_hz=_GHZ) if row.machine == "gc200" else target
 
 
-def _seconds(row: Measurement, pair: float, second: float) -> float:
+def _seconds(row: Measurement) -> float:
     model = _model(row)
     assert model is not None
-    return step_seconds(model, _mesh(row, model.dims), row.ipus, pair, second, _machine(row))
+    return step_seconds(model, _mesh(row, model.dims), row.ipus, _machine(row))
 
 
 def _in_unit(row: Measurement, seconds: float) -> float:
@@ -178,7 +172,8 @@ def _in_unit(row: Measurement, seconds: float) -> float:
     if row["unit"] == "s":
         return seconds * _STEPS
     if row["unit"] == "TFLOP/s":
-        return model.flops * points / seconds / 1e12
+        # In 3-D the source counts the border too.
+        return model.flops * (points if model.dims == 2 else prod(mesh)) / seconds / 1e12
     if row["unit"] == "TB/s":
         inner = [x - 2 for x in mesh]
         inner[-1] = -(-inner[-1] // row.ipus)
@@ -191,6 +186,11 @@ def _in_unit(row: Measurement, seconds: float) -> float:
     raise NotRebuilt(f"unit {row['unit']} of a stencil")
 
 
+def group(row: Measurement) -> str:
+    """Rows of one mesh are of one program."""
+    return f"stencil {row.ipus} {row['params']}"
+
+
 def simulate(row: Measurement) -> tuple[float, int | None]:
     """The figure in the row's unit, and cycles of a step."""
     name = family(row)
@@ -198,10 +198,7 @@ def simulate(row: Measurement) -> tuple[float, int | None]:
         raise NotRebuilt(_other(row))
     if name == "stencil triad":
         return _triad(row)
-    model = _model(row)
-    assert model is not None
-    pair = constant("stencil heat", f"pair_{model.dims}d")
-    seconds = _seconds(row, pair, constant("stencil heat", "second_chip_us") * 1e-6)
+    seconds = _seconds(row)
     return _in_unit(row, seconds), round(seconds * _machine(row).clock_hz)
 
 
@@ -227,31 +224,3 @@ def _triad(row: Measurement) -> tuple[float, int]:
     if row["unit"] not in figures:
         raise NotRebuilt(f"unit {row['unit']} of the triad")
     return figures[row["unit"]], cycles
-
-
-def fit(rows: Sequence[Measurement]) -> dict[str, tuple[float, str]]:
-    """The groups of the compiled loops from steps on one chip, then what a second chip adds."""
-    if family(rows[0]) != "stencil heat":
-        return {}
-    found: dict[str, tuple[float, str]] = {}
-    extra = []
-    for dims in (2, 3):
-        of = [r for r in rows if (m := _model(r)) is not None and m.dims == dims]
-        one = [r for r in of if r.ipus == 1]
-
-        def off(pair: float, one: Sequence[Measurement] = one) -> float:
-            return fmean(abs(_in_unit(r, _seconds(r, pair, 0.0)) / r.value - 1) for r in one)
-
-        if not one:
-            continue
-        best = min(range(10, 31), key=off)
-        found[f"pair_{dims}d"] = best, f"issue groups of two points of the compiled codelet in {dims}-D"
-        for r in of:
-            if r.ipus == 2 and r["unit"] != "TB/s":
-                alone = _seconds(r, best, 0.0)
-                # Rates are the inverse of times.
-                ratio = r.value / _in_unit(r, alone)
-                extra.append(alone * (ratio if r["unit"] == "s" else 1 / ratio) - alone)
-    if extra:
-        found["second_chip_us"] = 1e6 * median(extra), "microseconds a step of a second chip"
-    return found

@@ -28,7 +28,8 @@ LIMITS = {
     "kernel softmax": (0.01, 0.03),
     "scaling kalman": (0.01, 0.12),
     "stencil aliev": (0.07, 0.07),
-    "stencil heat": (0.03, 0.06),
+    "stencil blur": (0.02, 0.05),
+    "stencil heat": (0.02, 0.09),
     "stencil triad": (0.02, 0.02),
 }
 

@@ -30,7 +30,10 @@ from ipucc.ops.distribution import Pattern, Scheme, figures_of, runs_of
 from ipucc.target import Target
 from ipucc.tiles.cuts import useful_parts
 
-__all__ = ["DensePlan", "SparsePlan", "dense_plan", "moved_result", "shared_gather", "sparse_plan"]
+__all__ = [
+    "DTYPES", "SHARE", "DensePlan", "SparsePlan", "dense_plan", "joined_partials", "moved_result", "shared_gather",
+    "sparse_plan",
+]  # fmt: skip
 
 Ints = NDArray[np.int64]
 
@@ -39,7 +42,7 @@ _TWO_STAGES = 16
 """From so many partials on, the library adds them in two stages (lib/poplin, reduction)."""
 _UNIT = 16
 """Channels that the matrix unit takes at once."""
-_SHARE = 0.6
+SHARE = 0.6
 """availableMemoryProportion: what a product may take of a tile."""
 
 
@@ -92,21 +95,15 @@ def _cut(
     # They are the same in all steps of m, and fetched before the first.
     fetched = activations / serial[1] + right * (1 - 1 / pn) / one
     work = product_cycles("amp", np.ones_like(rows), rows, deep, wide, name, name, target)
-    stages = np.where(pk >= _TWO_STAGES, 2, np.where(pk > 1, 1, 0))
-    first = np.where(stages == 2, np.ceil(np.sqrt(pk)), pk).astype(np.int64)
-    second = np.where(stages == 2, -(-pk // np.maximum(first, 1)), 1)
-    share = -(-rows * wide // first)
-    last = -(-share // second)
-    joined = np.where(stages > 0, sums * (1 - 1 / first), 0) + np.where(stages == 2, share * size * (1 - 1 / second), 0)
-    added = np.where(stages > 0, _added(first, share, name, target), 0)
-    added = added + np.where(stages == 2, _added(second, last, name, target), 0)
+    stages, joined, added = joined_partials(pk, rows * wide, name, size, target)
+    last = -(-rows * wide // pk)
     # A step takes its slice of the operand that is cut, and puts its result in place: every byte is copied once.
     sliced = (right / pn + (left / pm if serial[0] > 1 else 0) + last * size) if steps > 1 else np.zeros_like(sums)
     if serial[0] > 1:
         added = added + _added(np.full_like(last, 2), last, name, target)
     copied = sliced / target.copy_bytes_per_cycle
     memory = left + right + sums * (1 + np.where(stages > 0, 1, 0)) + (m * n * size // target.tiles if steps > 1 else 0)
-    fits = memory <= _SHARE * target.tile_bytes
+    fits = memory <= SHARE * target.tile_bytes
     estimate = work + added + copied + fetched + joined / one
     estimate = np.where(fits, estimate, np.inf) if fits.any() else estimate
     i = int(estimate.argmin())
@@ -118,6 +115,19 @@ def _cut(
         parts, serial, compute + exchange + reduce + sync, compute, exchange, reduce, sync, bool(fits.any())
     )
     return float(steps * estimate[i]), plan
+
+
+def joined_partials(parts: Ints, outputs: Ints, dtype: str, size: int, target: Target) -> tuple[Ints, Ints, Ints]:
+    """Of partials of so many parts: in how many stages they are added up, bytes that a tile receives, and cycles."""
+    stages = np.where(parts >= _TWO_STAGES, 2, np.where(parts > 1, 1, 0))
+    first = np.where(stages == 2, np.ceil(np.sqrt(parts)), parts).astype(np.int64)
+    second = np.where(stages == 2, -(-parts // np.maximum(first, 1)), 1)
+    share = -(-outputs // first)
+    last = -(-share // second)
+    joined = np.where(stages > 0, outputs * size * (1 - 1 / first), 0)
+    joined = joined + np.where(stages == 2, share * size * (1 - 1 / second), 0)
+    added = np.where(stages > 0, _added(first, share, dtype, target), 0)
+    return stages, joined, added + np.where(stages == 2, _added(second, last, dtype, target), 0)
 
 
 def _added(depth: Ints, outputs: Ints, dtype: str, target: Target) -> Ints:

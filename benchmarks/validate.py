@@ -3,8 +3,10 @@
     python benchmarks/validate.py                              all rows of benchmarks/data/measurements.csv
     python benchmarks/validate.py --family amp --family dense  some families, by name or first word
     python benchmarks/validate.py --measurements mine.csv --json out.json
-    python benchmarks/validate.py --claims                     what the sources claim in words, checked
-    python benchmarks/validate.py --document docs/validation.md --plots docs
+    python benchmarks/validate.py --rows --family kernel       every row
+    python benchmarks/validate.py --claims                     what the sources claim in words, those of sparse products
+                                                               too, and the sense of curves where nobody measured
+    python benchmarks/validate.py --plot docs/validation.svg   simulated over measured, by family (matplotlib)
 
 An experiment is known by its columns (workload, op, sizes, types), whatever its id. Errors are relative to the measured
 value, in its unit; per family their median, 90th percentile and worst, of all rows and of those `held` apart from
@@ -18,6 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from validation.claims import Claim, quick_claims, sparse_claims
+from validation.curves import curves
 from validation.fit import fitted_families
 from validation.rows import Measurement, Result, figures, read_measurements
 from validation.run import MODULES, OWN, run_rows
@@ -64,6 +68,12 @@ def document(results: list[Result], skipped: list[tuple[str, str]]) -> dict[str,
     }  # fmt: skip
 
 
+def claims_shown(made: list[Claim]) -> str:
+    """Claims as a table."""
+    state = {True: "holds", False: "does not hold", None: "not modelled"}
+    return table("", ("", "claim", "found", ""), [(c.name, c.claim, c.found, state[c.holds]) for c in made])
+
+
 def outcomes(
     rows: list[Measurement], families: tuple[str, ...], own: bool
 ) -> tuple[list[Result], list[tuple[str, str]]]:
@@ -86,9 +96,12 @@ def outcomes(
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all rows to this file.")
 @click.option("--own", is_flag=True, help="ipucc's own plans beside the vendor's, where there are any.")
 @click.option("--rows", "listed", is_flag=True, help="Show every row.")
+@click.option("--claims", is_flag=True, help="Check claims and curves instead of rows.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw simulated over measured into this file.")
 @click.option("--fit", "refit", is_flag=True, help="Fit the constants again and write data/fitted.toml.")
 def main(
-    measurements: Path, families: tuple[str, ...], out: Path | None, own: bool, listed: bool, refit: bool
+    measurements: Path, families: tuple[str, ...], out: Path | None, own: bool, listed: bool, claims: bool,
+    plot: Path | None, refit: bool,
 ) -> None:  # fmt: skip
     if refit:
         from validation.refit import fit_all
@@ -98,6 +111,9 @@ def main(
         rows = read_measurements(measurements)
     except (ValueError, OSError) as failure:
         raise click.ClickException(str(failure)) from failure
+    if claims:
+        click.echo(claims_shown([*quick_claims(rows), *sparse_claims(rows), *curves()]))
+        return
     results, skipped = outcomes(rows, families, own)
     if listed:
         click.echo(table("", ("id", "family", "", "measured", "simulated", "unit", "error", "half", "ours"), [
@@ -113,6 +129,10 @@ def main(
     click.echo(f"{len(results)} rows rebuilt, {len(skipped)} not")
     if out is not None:
         out.write_text(json.dumps(document(results, skipped), indent=1) + "\n", encoding="utf-8")
+    if plot is not None:
+        from validation.plot import draw
+
+        draw(results, plot)
     if families and not results and not skipped:
         click.echo(f"no row of {', '.join(families)}; modules: {', '.join(MODULES)}", err=True)
         sys.exit(1)

@@ -15,7 +15,7 @@ from validation.rows import Measurement, NotRebuilt, Result, halves, read_measur
 __all__ = ["MODULES", "OWN", "PREFIXES", "Outcome", "family_of", "half_of", "run_rows"]
 
 OWN = Path(__file__).parents[1] / "data" / "measurements.csv"
-MODULES = ("amp", "exchange", "kernel", "dense", "sparse", "blur", "stencil", "scaling")
+MODULES = ("amp", "exchange", "kernel", "dense", "sparse", "blur", "stencil", "network", "scaling")
 """Modules of this package with `family`, `simulate`, and, if they have them, `group`, `own` and `fit`."""
 PREFIXES = ("amp", "exchange", "kernel", "dense", "sparse", "stencil", "network", "scaling", "other")
 

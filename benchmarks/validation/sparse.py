@@ -4,12 +4,14 @@ Speed-ups are over the library's dense product of the same size. Cells of the he
 measured; here k = m. Patterns are random, one per shape and density.
 """
 
-from spmm import Case, figures_of, measured_row
+from poplibs_plans import DTYPES, SHARE, sparse_plan
+from spmm import Case, dealt, figures_of, measured_row, random_pattern
 
+from ipucc.target import load_target
 from validation.dense import best_rate
 from validation.rows import Measurement, NotRebuilt
 
-__all__ = ["family", "group", "simulate"]
+__all__ = ["family", "group", "memory_share", "simulate"]
 
 COLUMNS = (64, 256, 1024, 4096)
 """The n among which the best is sought; single elements run at one rate from a few columns on."""
@@ -62,3 +64,15 @@ def simulate(row: Measurement) -> tuple[float, int | None]:
     if found is None:
         raise NotRebuilt(f"does not fit: {made_one.status}")
     return found, made_one.cycles
+
+
+def memory_share(row: Measurement) -> float:
+    """What the fullest tile of the library's plan holds (blocks and their places of 2 bytes, the rows gathered,
+    partials in fp32), as a share of what a product may take of a tile."""
+    m, n, block, density = row.whole("m"), row.whole("n"), row.whole("block"), row.real("density")
+    target, size = load_target(row.machine), DTYPES[row["dtype"]][1]
+    runs = dealt(m, m, block, density)
+    plan = sparse_plan(random_pattern(m, m, block, density), n, row["dtype"], target, runs)
+    f, columns = runs(plan.scheme), -(-n // plan.parts)
+    held = f.blocks * (block * block * size + 2) + f.rows * block * columns * size + f.outputs * block * columns * 4
+    return held / (SHARE * target.tile_bytes)

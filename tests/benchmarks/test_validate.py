@@ -34,6 +34,13 @@ LIMITS = {
 }
 
 
+SLOW_LIMITS = {
+    "network resnet50 fp16": (0.10, 0.20),
+    "network resnet50 fp32": (0.15, 0.17),
+    "sparse heat map": (0.12, 0.25),
+}
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "benchmarks" / "validate.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -55,6 +62,17 @@ def test_errors_of_rows_held_apart_stay_within_their_limits(found, family):
     assert held["rows"] >= 1
     assert held["median"] <= median
     assert held["p90"] <= p90
+
+
+@pytest.mark.slow
+def test_networks_and_sparse_products_stay_within_their_limits(tmp_path):
+    out = tmp_path / "rows.json"
+    done = run("--family", "network", "--family", "sparse heat map", "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    families = json.loads(out.read_text())["families"]
+    for family, (median, p90) in SLOW_LIMITS.items():
+        assert families[family]["median"] <= median
+        assert families[family]["p90"] <= p90
 
 
 def test_errors_are_relative_and_figures_are_those_of_the_rows(found):

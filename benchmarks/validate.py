@@ -4,9 +4,9 @@
     python benchmarks/validate.py --family amp --family dense  some families, by name or first word
     python benchmarks/validate.py --measurements mine.csv --json out.json
     python benchmarks/validate.py --rows --family kernel       every row
-    python benchmarks/validate.py --claims                     what the sources claim in words, those of sparse products
-                                                               too, and the sense of curves where nobody measured
-    python benchmarks/validate.py --plot docs/validation.svg   simulated over measured, by family (matplotlib)
+    python benchmarks/validate.py --claims quick               what the sources claim in words, and the sense of curves
+                                                               where nobody measured; `all` has S1 to S7 (spmm.py) too
+    python benchmarks/validate.py --plot docs/validation.png   simulated over measured, by family (matplotlib)
 
 An experiment is known by its columns (workload, op, sizes, types), whatever its id. Errors are relative to the measured
 value, in its unit; per family their median, 90th percentile and worst, of all rows and of those `held` apart from
@@ -96,11 +96,11 @@ def outcomes(
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all rows to this file.")
 @click.option("--own", is_flag=True, help="ipucc's own plans beside the vendor's, where there are any.")
 @click.option("--rows", "listed", is_flag=True, help="Show every row.")
-@click.option("--claims", is_flag=True, help="Check claims and curves instead of rows.")
+@click.option("--claims", type=click.Choice(["quick", "all"]), help="Check claims and curves instead of rows.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw simulated over measured into this file.")
 @click.option("--fit", "refit", is_flag=True, help="Fit the constants again and write data/fitted.toml.")
 def main(
-    measurements: Path, families: tuple[str, ...], out: Path | None, own: bool, listed: bool, claims: bool,
+    measurements: Path, families: tuple[str, ...], out: Path | None, own: bool, listed: bool, claims: str | None,
     plot: Path | None, refit: bool,
 ) -> None:  # fmt: skip
     if refit:
@@ -112,7 +112,8 @@ def main(
     except (ValueError, OSError) as failure:
         raise click.ClickException(str(failure)) from failure
     if claims:
-        click.echo(claims_shown([*quick_claims(rows), *sparse_claims(rows), *curves()]))
+        sparse = sparse_claims() if claims == "all" else []
+        click.echo(claims_shown([*quick_claims(rows), *sparse, *curves()]))
         return
     results, skipped = outcomes(rows, families, own)
     if listed:

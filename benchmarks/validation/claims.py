@@ -181,7 +181,7 @@ _NOT_MODELLED = {
 
 
 def quick_claims(rows: Rows) -> list[Claim]:
-    """All but those about sparse products; a claim whose rows are not in the table is left out."""
+    """All but S1 to S7; a claim whose rows are not in the table is left out."""
     made = []
     for name, (text, check) in _QUICK.items():
         try:
@@ -189,12 +189,12 @@ def quick_claims(rows: Rows) -> list[Claim]:
         except (StopIteration, IndexError, ValueError, NotRebuilt):
             continue
         made.append(Claim(name, text, found, bool(holds)))
-    made += [Claim(name, text, why, None) for name, (text, why) in _NOT_MODELLED.items()]
-    return made
+    made.append(_s8(rows))
+    return made + [Claim(name, text, why, None) for name, (text, why) in _NOT_MODELLED.items()]
 
 
-def sparse_claims(rows: Rows) -> list[Claim]:
-    """S1 to S7 with the vendor's static plans and ours of dynamic products, and S8."""
+def sparse_claims() -> list[Claim]:
+    """S1 to S7 with the vendor's static plans and ours of dynamic products."""
     from spmm_checks import CHECKS, _Asked
 
     asked = _Asked("bow", "vendor")
@@ -202,7 +202,7 @@ def sparse_claims(rows: Rows) -> list[Claim]:
     for name, (text, check) in CHECKS.items():
         found, holds = check(asked)
         made.append(Claim(name, text, found, holds))
-    return [*made, _s8(rows)]
+    return made
 
 
 def _s8(rows: Rows) -> Claim:

@@ -15,18 +15,24 @@ from poplibs_plans import DTYPES
 from ipucc.target import load_target
 from validation.rows import Measurement, NotRebuilt
 
-__all__ = ["device_cycles", "family", "memory_share", "simulate"]
+__all__ = ["device_cycles", "family", "group", "memory_share", "simulate"]
 
+_METRICS = ("inference throughput", "fits in SRAM")
 _SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 def family(row: Measurement) -> str | None:
     """`network resnet50 fp16` and `fp32` of runs without a host, `network resnet50 real data` of those with one."""
-    if not row["workload"].startswith("ResNet-50 inference ("):
+    if not row["workload"].startswith("ResNet-50 inference") or row["metric"] not in _METRICS:
         return None
     if "synthetic" in row["workload"]:
         return f"network resnet50 {row['dtype'] if row['dtype'] in DTYPES else 'fp8'}"
     return "network resnet50 real data"
+
+
+def group(row: Measurement) -> str:
+    """Rows of one program."""
+    return f"network {row['dtype']} {row['batch']}"
 
 
 def _resnet50(batch: int) -> onnx.ModelProto:
@@ -54,6 +60,8 @@ def simulate(row: Measurement) -> tuple[float, int]:
         raise NotRebuilt("convolutions in 8-bit floats are not modelled")
     if row["unit"] != "samples/s":
         raise NotRebuilt(f"unit {row['unit']} of a network")
+    if row.param("bps") == 1:
+        raise NotRebuilt("one batch per launch: the host between batches is in the time")
     batch = row.whole("batch")
     target = load_target(row.machine)
     cycles = device_cycles(batch, row["dtype"], row.machine).total

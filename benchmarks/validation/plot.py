@@ -19,7 +19,6 @@ def draw(results: Sequence[Result], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams["svg.hashsalt"] = "ipucc"
     families = sorted({r.family for r in results})
     wide = 4
     high = -(-len(families) // wide)
@@ -40,5 +39,5 @@ def draw(results: Sequence[Result], path: Path) -> None:
     axes.flat[0].set_ylabel("simulated / measured", fontsize=7)
     axes.flat[0].legend(fontsize=6)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)

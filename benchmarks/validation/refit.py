@@ -4,7 +4,7 @@ from typing import Any
 
 from validation.fit import write_constants
 from validation.rows import Measurement, NotRebuilt, read_measurements
-from validation.run import MODULES, OWN, _module, family_of, half_of
+from validation.run import MODULES, OWN, family_of, half_of, module_of
 
 __all__ = ["fit_all"]
 
@@ -14,7 +14,7 @@ def fit_all() -> None:
     rows = read_measurements(OWN)
     found: dict[str, dict[str, tuple[float, str]]] = {}
     for name in MODULES:
-        module: Any = _module(name)
+        module: Any = module_of(name)
         if not hasattr(module, "fit"):
             continue
         by_family: dict[str, list[Measurement]] = {}

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,13 @@ class Measurement:
     def value(self) -> float:
         """What was measured, in `unit`. NotRebuilt for a row without a number."""
         try:
-            return float(self["value"])
+            found = float(self["value"])
         except ValueError:
             reason = "no value in the source" if not self["value"] else f"a fact, not a number: {self['value']}"
             raise NotRebuilt(reason) from None
+        if not isfinite(found) or found == 0:
+            raise NotRebuilt(f"an error relative to {self['value']} means nothing")
+        return found
 
     def whole(self, column: str) -> int:
         """A whole number from a column. NotRebuilt where there is none."""
@@ -76,7 +80,8 @@ class Measurement:
     @property
     def ipus(self) -> int:
         """How many chips; one where the row does not say."""
-        return int(self["num_ipus"] or 1)
+        found = re.search(r"\d+", self["num_ipus"])
+        return int(found[0]) if found else 1
 
     @property
     def machine(self) -> str:
@@ -128,7 +133,10 @@ def read_measurements(path: Path) -> list[Measurement]:
         missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path} has no column {', '.join(missing)}")
-        rows = [Measurement({k: v or "" for k, v in row.items() if k}) for row in reader]
+        try:
+            rows = [Measurement({k: v or "" for k, v in row.items() if k}) for row in reader]
+        except csv.Error as failure:
+            raise ValueError(f"{path} is not a table: {failure}") from failure
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:

@@ -9,29 +9,28 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ipucc.diagnostics import CompileError
 from validation.reasons import reason
 from validation.rows import Measurement, NotRebuilt, Result, halves, read_measurements
 
-__all__ = ["MODULES", "OWN", "PREFIXES", "Outcome", "family_of", "half_of", "run_rows"]
+__all__ = ["MODULES", "OWN", "Outcome", "family_of", "half_of", "module_of", "run_rows"]
 
 OWN = Path(__file__).parents[1] / "data" / "measurements.csv"
 MODULES = ("amp", "exchange", "kernel", "dense", "sparse", "blur", "stencil", "network", "scaling")
 """Modules of this package with `family`, `simulate`, and, if they have them, `group`, `own` and `fit`."""
-PREFIXES = ("amp", "exchange", "kernel", "dense", "sparse", "stencil", "network", "scaling", "other")
-
 Outcome = Result | tuple[str, str]
 """A simulated row, or the id of one that is not and the reason."""
 
 
 @cache
-def _module(name: str) -> Any:
+def module_of(name: str) -> Any:
     return import_module(f"validation.{name}")
 
 
 def family_of(row: Measurement) -> tuple[str, str] | None:
     """The module and the family of a row; None if no module knows the experiment."""
     for name in MODULES:
-        found = _module(name).family(row)
+        found = module_of(name).family(row)
         if found is not None:
             return name, str(found)
     return None
@@ -61,7 +60,7 @@ def run_rows(rows: Sequence[Measurement], families: Sequence[str] = (), own: boo
         name, family = found
         if families and not any(family == f or family.split(" ")[0] == f for f in families):
             continue
-        module = _module(name)
+        module = module_of(name)
         key = module.group(row) if hasattr(module, "group") else name
         jobs.setdefault(key, []).append((name, family, half_of(row), row))
     # Large groups first, so that no core is left with one at the end.
@@ -78,7 +77,7 @@ def run_rows(rows: Sequence[Measurement], families: Sequence[str] = (), own: boo
 
 def _weight(name: str, row: Measurement) -> float:
     """How much work a row is, roughly."""
-    module = _module(name)
+    module = module_of(name)
     return float(module.weight(row)) if hasattr(module, "weight") else 1.0
 
 
@@ -87,13 +86,18 @@ def _run_group(group: Sequence[tuple[str, str, str, Measurement]], own: bool) ->
 
 
 def _run_row(name: str, family: str, half: str, row: Measurement, own: bool) -> Outcome:
-    module = _module(name)
+    module = module_of(name)
     try:
         measured = row.value
         simulated, cycles = module.simulate(row)
         ours = module.own(row) if own and hasattr(module, "own") else None
     except NotRebuilt as failure:
         return row.id, str(failure)
+    except CompileError as refusal:
+        return row.id, f"does not compile: {' '.join(dict.fromkeys(d.id for d in refusal.diagnostics))}"
+    except (ArithmeticError, LookupError, ValueError) as failure:
+        # A table of somebody else's may hold what no experiment has.
+        return row.id, f"no program can be made of these columns ({type(failure).__name__}: {failure})"
     at = " ".join(f"{c}={row[c]}" for c in ("m", "k", "n", "block", "density", "batch", "params") if row[c])
     error = simulated / measured - 1
     return Result(row.id, family, measured, float(simulated), row["unit"], error, half, at, cycles, ours)

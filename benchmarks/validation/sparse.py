@@ -11,7 +11,7 @@ from ipucc.target import load_target
 from validation.dense import best_rate
 from validation.rows import Measurement, NotRebuilt
 
-__all__ = ["family", "group", "memory_share", "simulate"]
+__all__ = ["family", "group", "memory_share", "simulate", "weight"]
 
 COLUMNS = (64, 256, 1024, 4096)
 """The n among which the best is sought; single elements run at one rate from a few columns on."""
@@ -76,3 +76,11 @@ def memory_share(row: Measurement) -> float:
     f, columns = runs(plan.scheme), -(-n // plan.parts)
     held = f.blocks * (block * block * size + 2) + f.rows * block * columns * size + f.outputs * block * columns * 4
     return held / (SHARE * target.tile_bytes)
+
+
+def weight(row: Measurement) -> float:
+    """How many blocks there are to deal, in thousands."""
+    try:
+        return row.whole("m") ** 2 * row.real("density") / row.whole("block") ** 2 / 1e3
+    except NotRebuilt:
+        return 0.0

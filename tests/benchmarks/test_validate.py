@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "benchmarks" / "data" / "measurements.csv"
 
+PREFIXES = ("amp", "exchange", "kernel", "dense", "sparse", "stencil", "network", "scaling", "other")
+
 # Median and 90th percentile of the rows held apart from fitting, a little above what they are.
 LIMITS = {
     "amp": (0.003, 0.01),
@@ -87,6 +89,7 @@ def test_errors_are_relative_and_figures_are_those_of_the_rows(found):
         assert family["rows"] == len(sizes)
         assert family["worst"] == pytest.approx(sizes[-1])
         assert family["median"] <= family["p90"] <= family["worst"]
+        assert name.split(" ")[0] in PREFIXES
     for skipped in found["skipped"]:
         assert skipped["reason"]
 
@@ -105,6 +108,8 @@ def test_a_table_with_other_ids_values_and_sizes_is_simulated_by_its_columns(tmp
         {**training, "id": "d"},
         {**amp, "id": "e", "value": ""},
         {**amp, "id": "f", "m": "many"},
+        {**amp, "id": "g", "value": "0"},
+        {**gelu, "id": "h", "num_ipus": "many", "params": "elements=no"},
     ]
     table, out = tmp_path / "other.csv", tmp_path / "rows.json"
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -116,7 +121,7 @@ def test_a_table_with_other_ids_values_and_sizes_is_simulated_by_its_columns(tmp
     found = json.loads(out.read_text())
     assert {r["id"]: r["family"] for r in found["rows"]} == {"a": "amp", "b": "kernel gelu", "c": "dense fp16"}
     assert {r["half"] for r in found["rows"]} == {"held"}
-    assert {s["id"] for s in found["skipped"]} == {"d", "e", "f"}
+    assert {s["id"] for s in found["skipped"]} == {"d", "e", "f", "g", "h"}
     by_id = {r["id"]: r for r in found["rows"]}
     assert abs(by_id["a"]["error"]) < 0.005
     assert by_id["b"]["simulated"] == 330 + 32 * 510

@@ -20,8 +20,8 @@ __all__ = ["build_tile_graph"]
 def build_tile_graph(model: ir.Model, options: BuildOptions, joined: Collection[str] = ()) -> TileGraph:
     """The tile graph of a model at the working opset with static shapes.
 
-    Products of the kinds `joined` (see `ipucc.ops.siblings`) become one. Raises CompileError with one diagnostic per
-    node that cannot be lowered, all at once.
+    Products of the kinds `joined` (see `ipucc.ops.siblings`), and block-sparse ones of one left side, become one.
+    Raises CompileError with one diagnostic per node that cannot be lowered, all at once.
     """
     load_all()
     b = Builder(options)
@@ -31,7 +31,12 @@ def build_tile_graph(model: ir.Model, options: BuildOptions, joined: Collection[
             b.add_input(value, value.metadata_props.get("ipucc.io_dtype", dtype_of(value)), value in patterns)
             if (initial := value.meta.get(INITIAL)) is not None:
                 b.graph.weights[str(value.name)] = to_storage(initial, dtype_of(value))
-    one = {node: group for group in find_siblings(model.graph) if group.kind in joined for node in group.nodes}
+    one = {
+        node: group
+        for group in find_siblings(model.graph)
+        if group.kind in joined or (group.sparse and not options.alike)
+        for node in group.nodes
+    }
     problems: list[Diagnostic] = []
     broken: set[ir.Value] = set()
     for node in model.graph:

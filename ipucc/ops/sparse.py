@@ -7,7 +7,7 @@ and applies the epilogue. Several distributions are offered to placement as chai
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Final
@@ -27,7 +27,10 @@ from ipucc.ops.matmul import aligned
 from ipucc.ops.spec import Along, Axis, Everything, Operand, Span
 from ipucc.tiles.view import Group, View
 
-__all__ = ["blocks_of_runs", "distributions", "gathered_rows", "joined_columns", "products_alike"]
+__all__ = [
+    "Product", "blocks_of_runs", "distributions", "gathered_rows", "joined_columns", "multiply", "product_of",
+    "products_alike",
+]  # fmt: skip
 
 Ints = NDArray[np.int64]
 _PLACES: Final = ("rows", "cols", "taps")
@@ -37,33 +40,58 @@ _MANY: Final = 100
 _STATIC: Final = ("BlockSparseMatMul", "BlockSparseConv")
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A block-sparse product with its epilogue: `values` [blocks, bk, bn] at `rows` and `cols` of a weight [k, n]; a
+    result of `shape`, whose last dimension is n."""
+
+    a: Ref
+    values: Ref
+    block: tuple[int, int]
+    rows: Ints
+    cols: Ints
+    weight: tuple[int, int]
+    extras: Sequence[Ref]
+    expr: str
+    shape: tuple[int, ...]
+
+
 @lowering("BlockSparseMatMul", domain="ipucc")
 def _block_sparse(b: Builder, node: ir.Node) -> None:
-    a, values = b.ref(node, 0), b.ref(node, 1)
-    bk, bn = node.attributes.get_ints("block")
-    k, n = node.attributes.get_ints("shape")
-    rows = np.asarray(node.attributes.get_ints("rows"), np.int64)
-    cols = np.asarray(node.attributes.get_ints("cols"), np.int64)
-    shape = shape_of(node.outputs[0])
+    b.define(node, multiply(b, node, product_of(b, node)))
+
+
+def product_of(b: Builder, node: ir.Node) -> Product:
+    """What a node BlockSparseMatMul computes."""
+    (bk, bn), (k, n) = (node.attributes.get_ints(name) for name in ("block", "shape"))
+    rows, cols = (np.asarray(node.attributes.get_ints(name), np.int64) for name in ("rows", "cols"))
+    expr = node.attributes.get_string("expr", "")
+    extras = [b.ref(node, i) for i in range(2, len(node.inputs))]
+    return Product(
+        b.ref(node, 0), b.ref(node, 1), (bk, bn), rows, cols, (k, n), extras, "" if expr == "x" else expr,
+        shape_of(node.outputs[0]),
+    )  # fmt: skip
+
+
+def multiply(b: Builder, node: ir.Node, product: Product) -> Ref:
+    """Lowers a product; `node` says how it is distributed."""
+    (bk, bn), (k, n), shape = product.block, product.weight, product.shape
     m = prod(shape[:-1])
-    a = b.reshape(a, (m, k))
+    a = b.reshape(product.a, (m, k))
     # Blocks narrower than a grain: the host writes an input in grains of rows, so that what is gathered of a row of
     # blocks lies together; a result is not copied for it, and comes in whole grains.
     along = 0 if _narrow(bk, a.dtype) or (bk < b.grain(a.dtype) and b.is_hosted(a)) else 1
     together = max(1, b.grain(a.dtype) // bk) if along else 1
-    pattern = Pattern(rows, cols, (-(-k // bk), -(-n // bn)), (bk, bn), None, together)
+    pattern = Pattern(product.rows, product.cols, (-(-k // bk), -(-n // bn)), (bk, bn), None, together)
     a = b.settled(a, 1) if along else b.in_grains(a, 0)
     partials = b.options.partials if a.dtype == "float16" else a.dtype
-    expr = node.attributes.get_string("expr", "")
-    extras = [b.ref(node, i) for i in range(2, len(node.inputs))]
 
     def chain(name: str, runs: Runs) -> Ref:
-        made = _multiply(b, a, values, runs, pattern, (k, n), along, partials, name)
-        return _join(b, made, runs, (m, n), bn, extras, "" if expr == "x" else expr, shape, a.dtype)
+        made = _multiply(b, a, product.values, runs, pattern, (k, n), along, partials, name)
+        return _join(b, made, runs, (m, n), bn, product.extras, product.expr, shape, a.dtype)
 
     offered = distributions(b, node, pattern, m, a.dtype, partials)
-    made = b.offered([(str(scheme), partial(chain, str(scheme), runs)) for scheme, runs in offered])
-    b.define(node, b.reshape(made, shape))
+    return b.reshape(b.offered([(str(scheme), partial(chain, str(scheme), runs)) for scheme, runs in offered]), shape)
 
 
 def distributions(

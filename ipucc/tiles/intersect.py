@@ -6,7 +6,7 @@ The last track of a product moves contiguous runs of bytes; the others only add 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from math import prod
@@ -300,11 +300,20 @@ def _fold(outer: list[Track], inner: Track) -> tuple[Track, ...]:
             break
         for i, t in enumerate(outer):
             ok = (t.count == 1) | ((t.src_step == length) & (t.dst_step == length))
-            if ok.all() and (t.count > 1).any() and len(t) * len(inner) <= _FOLD_LIMIT:
+            if not (ok.all() and (t.count > 1).any()):
+                continue
+            if len(t) * len(inner) <= _FOLD_LIMIT:
                 inner = _collapse(_multiply(t, inner))
                 del outer[i]
-                changed = True
-                break
+            elif (t.count == t.count[0]).all():
+                # All runs become longer alike: the track is left with where they begin.
+                inner = _collapse(replace(inner, run=inner.run * t.count[0]))
+                none = np.zeros_like(t.count)
+                outer[i] = replace(t, count=none + 1, src_step=none, dst_step=none)
+            else:
+                continue
+            changed = True
+            break
     return (*outer, inner)
 
 

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx.parser import parse_model
 
 from ipucc.compiler import CompileOptions
+from ipucc.graph.schemas import oracle_model
 from ipucc.ops.siblings import combined_kinds, find_siblings
 from ipucc.optimise import lower_ops, optimise_model
 from ipucc.passes.program.fit import fit
@@ -51,7 +54,6 @@ def test_siblings_are_found_by_left_side_and_expression(model: onnx.ModelProto) 
 
 
 def test_a_joined_product_gives_the_numbers_of_its_parts(model: onnx.ModelProto) -> None:
-    import onnxruntime
 
     ready = optimise_model(model, OPTIONS, target=TARGET).model
     (kinds,) = combined_kinds(ready.graph)
@@ -92,3 +94,30 @@ def test_a_product_that_differs_stays_apart(old: str, new: str, model: onnx.Mode
     changed.graph.initializer.extend(model.graph.initializer)
     (group,) = find_siblings(optimise_model(changed, OPTIONS, target=TARGET).model.graph)
     assert len(group.nodes) == 2
+
+
+def test_block_sparse_products_of_one_left_side_are_one(model: onnx.ModelProto) -> None:
+    sparse = "clean-up,fuse,precision{to=fp16},sparsify{block=%d,density=0.5}"
+    for block in (8, 16, 4):
+        options = replace(OPTIONS, passes=sparse % block)
+        ready = optimise_model(model, options, target=TARGET).model
+        (group,) = find_siblings(ready.graph)
+        assert group.sparse
+        assert len(group.nodes) == 3
+        assert combined_kinds(ready.graph) == []
+        graph = lower_ops(ready, TARGET, options)
+        assert len([op for op in graph.ops if op.name.endswith(".partials")]) == 1
+        fitted = fit([graph], TARGET, 8, "greedy", "fast", lambda name: None)
+        verify_program(fitted.program)
+        x = (np.random.default_rng(1).integers(-16, 17, (4, 10, 64)) / 16).astype(np.float32)
+        got = checked_engine(fitted.program).run({"x": x})
+        oracle = onnxruntime.InferenceSession(oracle_model(ready).SerializeToString())
+        wanted = oracle.run(["qb", "kb", "v"], {"x": x.astype(np.float16)})
+        for name, value in zip(("qb", "kb", "v"), wanted, strict=True):
+            np.testing.assert_allclose(got[name], value, rtol=0, atol=4e-3 * np.abs(value).max())
+    # Each with blocks of its own, all alike, or with a distribution of its own: apart.
+    assert len([op for op in lower_ops(ready, TARGET, options, alike=True).ops if op.name.endswith(".partials")]) == 3
+    for node in ready.graph:
+        if node.op_type == "BlockSparseMatMul":
+            node.attributes.add(ir.AttrString("distribution", "plain 2x2"))
+    assert not find_siblings(ready.graph)

@@ -199,3 +199,22 @@ def test_useful_parts_change_the_largest_cell():
 def test_reshape_agrees_with_numpy(src, dst):
     tensor = np.arange(np.prod(src)).reshape(src)
     assert np.array_equal(View.reshape(src, dst).apply(tensor), tensor.reshape(dst))
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 16])
+def test_rows_that_follow_each_other_are_one_run_however_long_the_tracks(limit: int, monkeypatch):
+    monkeypatch.setattr("ipucc.tiles.intersect._FOLD_LIMIT", limit)
+    index = (np.asarray([2, 0, 3, 1, 2, 0])[:, None] * 8 + np.arange(8)).reshape(-1)
+
+    def spread(shape: tuple[int, int], rows: int, columns: int) -> Layout:
+        tiles = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns, 1)
+        return Layout(shape, (cut_axis(shape[0], rows), cut_axis(shape[1], columns, 8)), tiles, 2, 1)
+
+    src, dst = spread((12, 32), 6, 2), spread((12, 48), 3, 3)
+    tensor = np.random.default_rng(0).integers(0, 1 << 15, (12, 32)).astype(np.uint16)
+    tracks = intersect(src, dst, View.take(src.shape, 1, index))
+    want = put(dst, tensor[:, index], 12)
+    np.testing.assert_array_equal(move(tracks, src, dst, put(src, tensor, 12), 12), want)
+    # Two rows of a cell, in one grain: 32 bytes at once, for 6 cells of rows and 6 grains.
+    assert {int(r) for r in tracks[-1].run} == {32}
+    assert int(np.prod([t.count.sum() for t in tracks])) == 36

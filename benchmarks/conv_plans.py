@@ -92,7 +92,18 @@ def conv_plan(shape: ConvShape, dtype: str, target: Target) -> OpCycles:
     fits = memory <= SHARE * target.tile_bytes
     i = int((np.where(fits, estimate, np.inf) if fits.any() else estimate).argmin())
     exchange = int((fetched[i] + joined[i] / one) * target.exchange_factor)
-    return OpCycles(int(work[i] + added[i]), exchange, int((1 + stages[i]) * target.phase_cycles))
+    regrouped = _regrouped(shape, name, size, target)
+    return OpCycles(int(work[i] + added[i]) + regrouped, exchange, int((1 + stages[i]) * target.phase_cycles))
+
+
+def _regrouped(shape: ConvShape, dtype: str, size: int, target: Target) -> int:
+    """Cycles of putting an operand in the groups that the matrix unit takes: results come in groups of its units, 16,
+    which fp16 takes as they are and fp32 in groups of 8 (lib/poplin/ConvVertexType.cpp). Every tile copies its share,
+    a quarter more than its bytes, no faster than an element a cycle (lib/poplin/ConvModel.cpp, transforms)."""
+    if shape.inputs <= target.amp_input_channels("fp32") or dtype == "float16":
+        return 0
+    held = shape.batch * shape.inputs * shape.high * shape.wide * shape.stride**2 * size / target.tiles
+    return ceil(held * 5 / 4 / min(target.copy_bytes_per_cycle, size))
 
 
 def _vectors(elements: int, dtype: str, target: Target) -> int:

@@ -38,7 +38,7 @@ LIMITS = {
 
 SLOW_LIMITS = {
     "network resnet50 fp16": (0.10, 0.20),
-    "network resnet50 fp32": (0.15, 0.17),
+    "network resnet50 fp32": (0.13, 0.16),
     "sparse heat map": (0.12, 0.25),
 }
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from ipucc.cli.files import is_program
-from ipucc.cli.options import dim_option, input_shape_option, json_option, read_dims, read_shapes
+from ipucc.cli.options import (
+    codelets_option,
+    dim_option,
+    input_shape_option,
+    json_option,
+    load_codelets,
+    read_dims,
+    read_shapes,
+)
 from ipucc.cli.output import pairs, table
 from ipucc.cli.verb import Verb, show, show_json
 from ipucc.diagnostics import CompileError, Diagnostic, JsonValue, error
@@ -33,10 +41,11 @@ _SHOWN_STEPS = 20
 )  # fmt: skip
 @dim_option
 @input_shape_option
+@codelets_option
 @json_option
 def inspect_command(
     file: str, sparsity: bool, target: str, precision: Literal["model", "fp16"], dims: tuple[str, ...],
-    input_shapes: tuple[str, ...], as_json: bool,
+    input_shapes: tuple[str, ...], load: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a model (.onnx) or a program (.ipux) contains.
 
@@ -48,9 +57,10 @@ def inspect_command(
     if is_program(file):
         if sparsity:
             raise error("IPU0308", "--sparsity looks at the weights of a model, and this is a program")
-        from ipucc.api import load
+        from ipucc import api
 
-        executable = load(file)
+        load_codelets(load)
+        executable = api.load(file)
         if as_json:
             show_json("ipucc.inspect-program/1", _program(executable))
         else:

@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from ipucc.cli.verb import syntax_error
 
-__all__ = ["dim_option", "input_shape_option", "json_option", "load_option", "read_block", "read_dims", "read_shapes"]
+__all__ = [
+    "codelets_option", "dim_option", "input_shape_option", "json_option", "load_codelets", "load_option", "read_block",
+    "read_dims", "read_shapes",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -34,6 +38,21 @@ def load_option(function: F) -> F:
     """`--load F.py`."""
     text = "Python file with passes, executed as it is. May be repeated."
     return click.option("--load", multiple=True, metavar="FILE.py", help=text)(function)
+
+
+def codelets_option(function: F) -> F:
+    """`--load F.py` of verbs that read programs."""
+    text = "Python file with codelets that a program uses, executed as it is. May be repeated."
+    return click.option("--load", multiple=True, metavar="FILE.py", help=text)(function)
+
+
+def load_codelets(files: Sequence[str]) -> None:
+    """Executes the files of `--load`, which register codelets. Raises IPU0306 for one that cannot be executed."""
+    if files:
+        from ipucc.pass_manager.registry import execute
+
+        for name in files:
+            execute(Path(name))
 
 
 def read_block(text: str | None) -> int | tuple[int, int] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ipucc.cli.options import json_option
+from ipucc.cli.options import codelets_option, json_option, load_codelets
 from ipucc.cli.output import pairs, replacing, table, writable
 from ipucc.cli.verb import Verb, report, show, show_json
 from ipucc.diagnostics import JsonValue, NumbersDiffer, error
@@ -31,10 +31,11 @@ __all__ = ["run_command"]
 @click.option("--check", "reference", metavar="MODEL.onnx", help="Compare the outputs with a reference on this model.")
 @click.option("--checked", is_flag=True, help="Follow every word of tile memory and refuse stale or foreign reads.")
 @click.option("--timing-only", is_flag=True, help="Count cycles and compute nothing; needs no inputs and no weights.")
+@codelets_option
 @json_option
 def run_command(
     program: str, inputs: tuple[str, ...], file: str | None, output: str | None, reference: str | None, checked: bool,
-    timing_only: bool, as_json: bool,
+    timing_only: bool, load: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Run a compiled program on the simulated IPU.
 
@@ -49,10 +50,11 @@ def run_command(
     if output is not None:
         values = [text.partition("=@")[2] or None for text in inputs]
         writable(output, program, file, reference, *values)
-    from ipucc.api import load
+    from ipucc import api
     from ipucc.cli.inputs import read_inputs
 
-    executable = load(program)
+    load_codelets(load)
+    executable = api.load(program)
     held = executable.program.held
     arrays = {} if timing_only else read_inputs(executable.inputs, inputs, file, held)
     result = executable.run(arrays, checked=checked, timing_only=timing_only)

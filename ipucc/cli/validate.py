@@ -3,7 +3,7 @@
 import click
 
 from ipucc.cli.files import is_program
-from ipucc.cli.options import dim_option, input_shape_option, read_dims, read_shapes
+from ipucc.cli.options import codelets_option, dim_option, input_shape_option, load_codelets, read_dims, read_shapes
 from ipucc.cli.progress import watched
 from ipucc.cli.verb import Verb, report, show
 
@@ -14,7 +14,8 @@ __all__ = ["validate_command"]
 @click.argument("file", metavar="FILE")
 @dim_option
 @input_shape_option
-def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, ...]) -> None:
+@codelets_option
+def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, ...], load: tuple[str, ...]) -> None:
     """Say everything that keeps a model from being compiled, or check a program file.
 
     A model (.onnx) is imported and goes through the default passes; every node that cannot be lowered is
@@ -25,6 +26,7 @@ def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, 
         from ipucc.program.file import load_program
         from ipucc.runtime.fingerprint import check_exchanges
 
+        load_codelets(load)
         program = load_program(file)
         count = check_exchanges(program)
         show(f"{file}: sound, {len(program.steps):,} steps for {program.target.name}, {count:,} exchanges checked")

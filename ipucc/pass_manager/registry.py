@@ -96,7 +96,7 @@ class Registry:
         name.
         """
         path = Path(path)
-        module = _execute(path)
+        module = execute(path)
         found = [
             cls
             for cls in vars(module).values()
@@ -128,7 +128,8 @@ def summary(cls: type[Pass]) -> str:
     return " ".join((inspect.getdoc(cls) or "").split("\n\n", 1)[0].split())
 
 
-def _execute(path: Path) -> ModuleType:
+def execute(path: Path) -> ModuleType:
+    """The module that a Python file makes; the file is executed. CompileError IPU0306 if it cannot be read or fails."""
     name = f"ipucc_loaded_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -405,7 +405,10 @@ def _codelet(f: Field) -> Codelet:
             "IPU0511",
             f"the program uses the codelet {name!r}, which is not registered in this process",
             where=f.where,
-            help=["import the module that registers it (ipucc.builder.register) before the program is read"],
+            help=[
+                "on the command line: --load FILE.py, the file that registers it",
+                "in Python: import the module that registers it (ipucc.builder.register) before ipucc.load",
+            ],
         ) from problem
     given = typed_fields(kind, f, "name")
     try:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FIRST_ORDER", "Order", "schedule", "search_order"]
 
-_QUEUES: Final = ("near", "long", "wide")
+_SEARCHED: Final = ("near", "long", "wide")
+_QUEUES: Final = (*_SEARCHED, "given")
 _MOST: Final = 1024
 _TEXT: Final = re.compile(r"greedy\{queue=(\w+),look=([1-9]\d{0,3}),pieces=([1-9]\d{0,3})\}", re.ASCII)
 
@@ -39,8 +40,9 @@ class Order:
 
     `queue` says how a sender's transfers are lined up: `near`, by the distance of their last receiver from the sender,
     counted upwards and around, so that senders that serve the same receivers start with different ones; `long`, most
-    bytes first; `wide`, most receivers first. A transfer of several fragments may make room for another between them;
-    it is sent in at most `pieces` equal parts.
+    bytes first; `wide`, most receivers first; `given`, move by move as the exchange lists them, and within a move by
+    the cells of its source. With `look=1` a sender keeps to its queue, whatever its receivers do. A transfer of several
+    fragments may make room for another between them; it is sent in at most `pieces` equal parts.
     """
 
     queue: str = "near"
@@ -117,7 +119,7 @@ def _scheduled(moved: "Transfers", order: Order, queue: Ints, target: Target, li
 def _candidates() -> Iterator[Order]:
     """The rules behind the first, `FIRST_ORDER`, in the order in which they are tried: cheap ones first."""
     for look, pieces in ((64, 1), (64, 4), (512, 4), (512, 16)):
-        for queue in _QUEUES:
+        for queue in _SEARCHED:
             order = Order(queue, look, pieces)
             if order != FIRST_ORDER:
                 yield order
@@ -133,4 +135,6 @@ def _preference(moved: "Transfers", name: str, target: Target) -> Ints:
     if name == "near":
         furthest = np.maximum.reduceat(moved.receivers, moved.first[:-1])
         return np.asarray((furthest - moved.sender) % target.tiles, np.int64)
+    if name == "given":
+        return np.arange(len(moved))
     return -moved.size if name == "long" else -np.diff(moved.first)

@@ -93,8 +93,8 @@ def target_figures(name_or_path: str | Path) -> list[Figure]:
     whole = _build(machine).linked(count)
     figures = dict(machine.figures)
     if count > 1:
-        for key in ("tiles", "ipus"):
-            source = f"{count} chips, by name; of one: {figures[key].source}"
+        sources = {"ipus": f"{count} chips, by name", "tiles": f"of {count} chips; of one: {figures['tiles'].source}"}
+        for key, source in sources.items():
             figures[key] = replace(figures[key], value=getattr(whole, key), source=source)
     return [figures[key] for key in _SLOTS]
 

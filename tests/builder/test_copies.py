@@ -220,6 +220,31 @@ def test_an_order_that_is_given_is_kept() -> None:
     assert step.order == order
 
 
+def test_the_order_of_the_copies_may_be_that_of_the_transfers() -> None:
+    """Four tiles send a block to each of four others: all to the first of them first, or each to another one. The same
+    payload takes as long as its order makes it take."""
+
+    def cycles(order: Order | None, turn: int) -> int:
+        b = Builder("gc200")
+        x = b.variable("x", "float32", (4, 4, 256), linear(4))
+        y = b.variable("y", "float32", (4, 4, 256), linear(4, tiles=[8, 10, 12, 14]))
+        b.write(x)
+        b.fill(y, 0.0)
+        b.exchange(
+            [(x[s, (i + turn * s) % 4], y[(i + turn * s) % 4, s]) for i in range(4) for s in range(4)], order=order
+        )
+        b.read(y)
+        exe = b.compile()
+        values = filled((4, 4, 256), "float32")
+        assert (exe.run({"x": values}, checked=True).outputs["y"] == values.transpose(1, 0, 2)).all()
+        return exe.cycles.exchange
+
+    listed = Order("given", 1, 1)
+    assert cycles(listed, 0) == 256 * 7  # a queue at every receiver, one behind the other
+    assert cycles(listed, 1) < 256 * 4 * 1.2
+    assert cycles(None, 0) == cycles(listed, 1)  # what the search finds too
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_parts_of_words_are_refused(dtype: str) -> None:
     b = Builder("gc200")

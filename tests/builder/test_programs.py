@@ -8,14 +8,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import ipucc
 from ipucc.builder import Builder, Cells, Codelet, Target, grid, linear, on_tile, register, replicated
+from ipucc.cli.main import cli
 from ipucc.diagnostics import CompileError, DoesNotFit
 from ipucc.program.printing import print_program
+from ipucc.runtime.fingerprint import check_exchanges
 from ipucc.target import load_target
 
 Array = NDArray[Any]
@@ -200,6 +203,7 @@ def test_a_program_comes_back_from_its_file(tmp_path: Path) -> None:
     assert again.cycles == exe.cycles
     assert print_program(again.program) == print_program(exe.program)
     assert again.manifest["model"] == {"name": "round trip"}
+    assert check_exchanges(again.program) == 2
     again.save(tmp_path / "q.ipux")
     assert (tmp_path / "p.ipux").read_bytes() == (tmp_path / "q.ipux").read_bytes()
 
@@ -214,6 +218,46 @@ def test_a_process_that_does_not_know_a_codelet_says_so(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "p.ipux")], capture_output=True, text=True)
     assert "IPU0511" in done.stderr
     assert "'tests.scale'" in done.stderr
+
+
+def test_the_command_line_runs_programs_with_codelets_from_a_file(tmp_path: Path) -> None:
+    codelet = tmp_path / "halve.py"
+    codelet.write_text(
+        """
+from dataclasses import dataclass
+from typing import ClassVar
+from ipucc.builder import Builder, Codelet, linear, register
+
+@register
+@dataclass(frozen=True)
+class Halve(Codelet):
+    name: ClassVar[str] = "tests.halve"
+    code_bytes: ClassVar[int] = 16
+    def cycles(self, n, target):
+        return 7 * n["d0"]
+    def compute(self, operands, cells):
+        return [operands[0] / 2]
+
+if __name__ == "__main__":
+    b = Builder("gc200")
+    x, y = (b.variable(name, "float32", (64,), linear(4)) for name in "xy")
+    b.write(x)
+    b.compute("halve", Halve(), [x], [y])
+    b.read(y)
+    b.compile(name="halves").save("p.ipux")
+"""
+    )
+    subprocess.run([sys.executable, str(codelet)], cwd=tmp_path, check=True)
+    runner, program = CliRunner(), str(tmp_path / "p.ipux")
+    bare = runner.invoke(cli, ["run", program, "--timing-only"])
+    assert bare.exit_code == 1
+    assert "--load FILE.py" in bare.output
+    done = runner.invoke(cli, ["run", program, "--load", str(codelet), "--input", "x=ones"])
+    assert done.exit_code == 0, done.output
+    assert "112" in done.output
+    assert "halves" in runner.invoke(cli, ["inspect", program]).output  # the codelet is known by now
+    checked = runner.invoke(cli, ["validate", program])
+    assert "sound" in checked.output
 
 
 def test_what_does_not_fit_says_where() -> None:

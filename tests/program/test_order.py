@@ -36,6 +36,7 @@ def plainly(moved: Transfers, order: Order) -> int:
         "near": [(max(hears[x]) - int(moved.sender[x])) % TARGET.tiles for x in range(n)],
         "long": (-moved.size).tolist(),
         "wide": [-len(to) for to in hears],
+        "given": list(range(n)),
     }[order.queue]
     queues = {s: sorted(np.flatnonzero(moved.sender == s).tolist(), key=lambda x: (key[x], x)) for s in range(8)}
     lanes = [[int(s)] + ([int(s) ^ 1] if p else []) for s, p in zip(moved.sender, moved.paired, strict=True)]

@@ -20,7 +20,7 @@ def test_the_figures_of_several_chips_say_where_they_come_from():
     figures = {f.key: f for f in target_figures("c600x4")}
     assert figures["ipus"].value == 4
     assert figures["tiles"].value == 4 * 1472
-    assert figures["tiles"].source.startswith("4 chips, by name; of one: ")
+    assert figures["tiles"].source.startswith("of 4 chips; of one: ")
 
 
 @pytest.mark.parametrize("name", ["gc200x0", "gc200x", "mk3x2", "gc200x02"])

@@ -175,7 +175,7 @@ _QUICK: dict[str, tuple[str, Callable[[Rows], tuple[str, bool]]]] = {
 
 _NOT_MODELLED = {
     "K6": ("synchronisation and exchange grow over chips (GC2 blur)",
-           "the partition of the blur over chips is not in the data"),
+           "phases of the blur over chips are not in the data"),
     "N7": ("YOLOv4-P5 is affine in pixels", "the network is not in the data"),
 }  # fmt: skip
 

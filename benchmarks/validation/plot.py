@@ -17,7 +17,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     except ImportError as failure:
         raise click.ClickException("plots need matplotlib: pip install matplotlib") from failure
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     families = sorted({r.family for r in results})
     wide = 4
@@ -34,6 +34,10 @@ def draw(results: Sequence[Result], path: Path) -> None:
             )
         axis.axhline(1.0, color="black", linewidth=0.6)
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        # Small errors are to look small.
+        ratios = [r.simulated / r.measured for r in of]
+        axis.set_ylim(min(0.88, *ratios) - 0.02, max(1.12, *ratios) + 0.02)
         axis.set_title(family, fontsize=8)
         axis.tick_params(labelsize=6)
     axes.flat[0].set_ylabel("simulated / measured", fontsize=7)

@@ -9,6 +9,7 @@ Sources of the figures: the machine files.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
@@ -116,6 +117,14 @@ class Exchanges:
             order, end = search_order(moved, least, self.target)
             self._orders[key], self._ends[key, order] = order, end
         return self._orders[key]
+
+    def find_orders(self, steps: Sequence[Exchange], buffers: list[Buffer]) -> None:
+        """What `best_order` will say of many exchanges, worked out on two threads: schedules are compiled code."""
+        new = {_moved(step.moves, buffers): step for step in steps}
+        # Two at a time, and no more: the transfers of an exchange may be many.
+        with ThreadPoolExecutor(2) as threads:
+            for _ in threads.map(lambda step: self.best_order(step, buffers), new.values()):
+                pass
 
     def time(self, step: Exchange, buffers: list[Buffer]) -> ExchangeTime:
         """Cycles of an exchange phase with its transfers in the order that the step says."""

@@ -26,6 +26,7 @@ from ipucc.program.model import (
     Program,
     Repeat,
     Step,
+    walk,
 )  # fmt: skip
 from ipucc.program.timing import Exchanges
 from ipucc.target import Target
@@ -45,6 +46,8 @@ def lower(graph: TileGraph, placement: Placement, target: Target) -> Program:
 
 def order_transfers(program: Program, exchanges: Exchanges) -> None:
     """Gives the transfers of every exchange their best known order. `exchanges` are filled and used again."""
+    steps = [step for step in walk(program.steps, program.functions) if isinstance(step, Exchange)]
+    exchanges.find_orders(steps, program.buffers)
 
     def ordered(step: Step) -> Step:
         if isinstance(step, Repeat):

@@ -279,7 +279,8 @@ class TagChecker(Observer):
             self._tags, sc, dc, sa // WORD, da // WORD,
             t.src_cell, t.dst_cell, t.src_at // WORD, t.dst_at // WORD, t.count, t.src_step // WORD,
             t.dst_step // WORD, t.run // WORD,
-            src_tiles, src_base // WORD, dst_tiles, dst_base // WORD, owner, place, floor, tag,
+            src_tiles, src_base // WORD, dst_tiles, dst_base // WORD, owner, place, floor,
+            self._cover.needed(move.src), tag,
         )  # fmt: skip
         if found == FINE:
             return

@@ -50,9 +50,10 @@ def carry_tags(
     o_sc: Ints, o_dc: Ints, o_sa: Ints, o_da: Ints,
     i_sc: Ints, i_dc: Ints, i_sa: Ints, i_da: Ints, i_n: Ints, i_ss: Ints, i_ds: Ints, i_run: Ints,
     src_tiles: Ints, src_base: Ints, dst_tiles: Ints, dst_base: Ints,
-    owner: NDArray[np.int32], place: int, floor: Ints, new: int,
+    owner: NDArray[np.int32], place: int, floor: Ints, held: NDArray[np.bool_], new: int,
 ) -> tuple[int, int, int, int, int]:  # fmt: skip
-    """The loop nest of an exchange, over tags: checks source words, stamps destinations.
+    """The loop nest of an exchange, over tags: checks source words, stamps destinations. Words that hold no element of
+    the source (`held`, [cells, words]), such as the rest of a grain behind the end of the tensor, may hold anything.
 
     Returns (finding, source cell, source word, destination cell, destination word) of the first word at fault.
     """
@@ -69,16 +70,18 @@ def carry_tags(
                         pick = c
                         break
                 least = floor[sc, pick]
-                s = src_base[sc, pick] + o_sa[o] + i_sa[i]
+                at = o_sa[o] + i_sa[i]
+                s = src_base[sc, pick] + at
                 d = dst_base[dc, r] + o_da[o] + i_da[i]
                 for _ in range(i_n[i]):
                     for w in range(run):
                         t = tags[s + w]
-                        if owner[t] != place or t < least:
+                        if (owner[t] != place or t < least) and held[sc, at + w]:
                             return 1, sc, s + w, dc, d + w
                         if tags[d + w] == new:
                             return 2, sc, s + w, dc, d + w
                         tags[d + w] = new
+                    at += i_ss[i]
                     s += i_ss[i]
                     d += i_ds[i]
     return 0, 0, 0, 0, 0

@@ -376,8 +376,8 @@ class _Body:
         named = f["workers"].value is not None
         workers = self.tables.get(f["workers"], "int32", 1, 0, self.target.workers - 1) if named else None
         codelet = _of(self.codelets, f["codelet"])
-        if beside and f["beside"].elements():
-            raise f["beside"].wrong("vertices beside a compute set have none beside them")
+        if beside and (f["do"].value != "compute" or f["beside"].elements()):
+            raise f.wrong("beside a compute set stand vertices, and none beside those")
         more = tuple(self._compute(x, True) for x in f["beside"].elements())
         return Compute(f["name"].text(), codelet, tiles, cells, operands, results, macs, workers, more)
 

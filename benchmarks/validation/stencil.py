@@ -206,7 +206,7 @@ def _other(row: Measurement) -> str:
     if "via Poplibs" in row["workload"]:
         return "iterations are not given, and the library's convolution plan for one channel is not rebuilt"
     if "blur" in row["workload"]:
-        return "the rule that partitions the image is not in the data"
+        return "other versions of compiled codelets, whose iterations are not given"
     return "generated code, whose loops and partition are not published"
 
 

@@ -22,10 +22,10 @@ demo: $(VENV)/.installed-run
 	$(BIN)/python samples/digits/demo.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow
 
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests/golden --snapshot-update

@@ -14,6 +14,7 @@ from math import ceil, prod
 
 import numpy as np
 import onnx
+from amp_f8 import conv_f8
 from numpy.typing import NDArray
 from poplibs_plans import DTYPES, SHARE, joined_partials
 
@@ -28,6 +29,9 @@ Ints = NDArray[np.int64]
 
 _GROUP = 16
 """Channels that lie together."""
+_TYPES = {name: (kind, size, size) for name, (kind, size) in DTYPES.items()} | {"fp8": ("float16", 1, 2)}
+"""Per type the kernel's, bytes of an operand and of a partial. 8-bit operands have partials in fp16, and everything
+between convolutions is fp16."""
 _METHODS = ("amp", "amp 2x1", "amp 4x1")
 
 
@@ -65,7 +69,7 @@ class OpCycles:
 @cache
 def conv_plan(shape: ConvShape, dtype: str, target: Target) -> OpCycles:
     """Cycles of a convolution by the library's plan of it."""
-    name, size = DTYPES[dtype]
+    name, size, partial_size = _TYPES[dtype]
     inner, outer = -(-shape.inputs // _GROUP), -(-shape.outputs // _GROUP)
     axes = (shape.batch, shape.high, shape.wide, inner, outer)
     grid = np.stack(np.meshgrid(*(useful_parts(x, target.tiles) for x in axes), indexing="ij"), axis=-1)
@@ -80,28 +84,35 @@ def conv_plan(shape: ConvShape, dtype: str, target: Target) -> OpCycles:
     if stride > 1 and prod(window) == 1:
         # Positions that no window meets are left where they are.
         ih, iw = oh, ow
-    left, right, sums = n * ih * iw * ic * size, prod(window) * ic * oc * size, n * oh * ow * oc * size
+    left, right, sums = n * ih * iw * ic * size, prod(window) * ic * oc * size, n * oh * ow * oc * partial_size
     one, pair = target.exchange_bytes_per_cycle, target.pair_bytes_per_cycle
     fetched = left * (1 - 1 / po) / np.where(po % 2 == 0, pair, one) + right * (1 - 1 / (pb * ph * pw)) / one
-    extents = {"n": n, "g": np.ones_like(n), "oc": oc, "ic": ic, "o0": oh, "o1": ow}
-    work = np.min([conv_cycles(m, extents, window, (stride, stride), name, name, target)
-                   for m in _METHODS if m == "amp" or prod(window) > 1], axis=0)  # fmt: skip
-    stages, joined, added = joined_partials(pi, n * oh * ow * oc, name, size, target)
+    if dtype == "fp8":
+        work = conv_f8(n * oh, ow, ic, oc, window, stride, target)
+    else:
+        extents = {"n": n, "g": np.ones_like(n), "oc": oc, "ic": ic, "o0": oh, "o1": ow}
+        work = np.min([conv_cycles(m, extents, window, (stride, stride), name, name, target)
+                       for m in _METHODS if m == "amp" or prod(window) > 1], axis=0)  # fmt: skip
+    stages, joined, added = joined_partials(pi, n * oh * ow * oc, name, partial_size, target)
     memory = left + right + sums * (1 + (stages > 0))
     estimate = work + added + fetched + joined / one
     fits = memory <= SHARE * target.tile_bytes
     i = int((np.where(fits, estimate, np.inf) if fits.any() else estimate).argmin())
     exchange = int((fetched[i] + joined[i] / one) * target.exchange_factor)
-    regrouped = _regrouped(shape, name, size, target)
+    regrouped = _regrouped(shape, dtype, size, target)
     return OpCycles(int(work[i] + added[i]) + regrouped, exchange, int((1 + stages[i]) * target.phase_cycles))
 
 
 def _regrouped(shape: ConvShape, dtype: str, size: int, target: Target) -> int:
     """Cycles of putting an operand in the groups that the matrix unit takes: results come in groups of its units, 16,
     which fp16 takes as they are and fp32 in groups of 8 (lib/poplin/ConvVertexType.cpp). Every tile copies its share,
-    a quarter more than its bytes, no faster than an element a cycle (lib/poplin/ConvModel.cpp, transforms)."""
-    if shape.inputs <= target.amp_input_channels("fp32") or dtype == "float16":
+    a quarter more than its bytes, no faster than an element a cycle (lib/poplin/ConvModel.cpp, transforms). 8-bit
+    operands are cast as they are regrouped: a load and a store of a vector of fp16 each (popops, cast)."""
+    if shape.inputs <= target.amp_input_channels("fp32") or dtype == "fp16":
         return 0
+    if dtype == "fp8":
+        elements = shape.batch * shape.inputs * shape.high * shape.wide * shape.stride**2
+        return 12 + target.workers * (37 + 2 * _vectors(elements, "fp16", target))
     held = shape.batch * shape.inputs * shape.high * shape.wide * shape.stride**2 * size / target.tiles
     return ceil(held * 5 / 4 / min(target.copy_bytes_per_cycle, size))
 
@@ -147,19 +158,27 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 def network_cycles(model: onnx.ModelProto, dtype: str, target: Target) -> OpCycles:
     """All ops of a convolutional network, one after the other. Batch normalisation is folded into what it follows.
-    ValueError for an op that is none of such a network."""
+
+    With `fp8` the convolutions are in 8 bits but for a first one of few channels, with `fp8 throughout` that one too;
+    all else is in fp16. ValueError for an op that is none of such a network.
+    """
     shapes = _shapes(model)
     return sum((_op(node, shapes, dtype, target) for node in model.graph.node), OpCycles())
 
 
 def _op(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], dtype: str, target: Target) -> OpCycles:
+    multiplied = dtype
+    if dtype.startswith("fp8"):
+        few = node.op_type == "Conv" and shapes[node.input[1]][1] < _GROUP
+        multiplied = "fp16" if node.op_type != "Conv" or (few and dtype != "fp8 throughout") else "fp8"
+        dtype = "fp16"
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     result = shapes[node.output[0]]
     if node.op_type == "Conv":
         weight = shapes[node.input[1]]
         stride = attributes.get("strides", [1, 1])[0]
         shape = ConvShape(result[0], weight[1], result[1], result[2], result[3], (weight[2], weight[3]), stride)
-        return conv_plan(shape, dtype, target)
+        return conv_plan(shape, multiplied, target)
     if node.op_type in ("Gemm", "MatMul"):
         rows, wide, deep = prod(result[:-1]), result[-1], prod(shapes[node.input[0]]) // prod(result[:-1])
         return conv_plan(ConvShape(1, deep, wide, 1, rows, (1, 1), 1), dtype, target)

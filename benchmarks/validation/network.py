@@ -26,13 +26,20 @@ def family(row: Measurement) -> str | None:
     if not row["workload"].startswith("ResNet-50 inference") or row["metric"] not in _METRICS:
         return None
     if "synthetic" in row["workload"]:
-        return f"network resnet50 {row['dtype'] if row['dtype'] in DTYPES else 'fp8'}"
+        return f"network resnet50 {_dtype(row)}"
     return "network resnet50 real data"
+
+
+def _dtype(row: Measurement) -> str:
+    """fp16, fp32, or for convolutions in 8 bits what `network_cycles` calls them."""
+    if not row["dtype"].startswith("fp8"):
+        return row["dtype"]
+    return "fp8" if "first conv" in row["op"] else "fp8 throughout"
 
 
 def group(row: Measurement) -> str:
     """Rows of one program."""
-    return f"network {row['dtype']} {row['batch']}"
+    return f"network {_dtype(row)} {row['batch']}"
 
 
 def _resnet50(batch: int) -> onnx.ModelProto:
@@ -56,15 +63,13 @@ def memory_share(batch: int, dtype: str, machine: str) -> float:
 
 def simulate(row: Measurement) -> tuple[float, int]:
     """Images a second, and cycles of a batch on the device."""
-    if row["dtype"] not in DTYPES:
-        raise NotRebuilt("convolutions in 8-bit floats are not modelled")
     if row["unit"] != "samples/s":
         raise NotRebuilt(f"unit {row['unit']} of a network")
     if row.param("bps") == 1:
         raise NotRebuilt("one batch per launch: the host between batches is in the time")
     batch = row.whole("batch")
     target = load_target(row.machine)
-    cycles = device_cycles(batch, row["dtype"], row.machine).total
-    moved = batch * 3 * 224 * 224 * DTYPES[row["dtype"]][1]
+    cycles = device_cycles(batch, _dtype(row), row.machine).total
+    moved = batch * 3 * 224 * 224 * DTYPES["fp32" if _dtype(row) == "fp32" else "fp16"][1]
     host = 0.0 if "synthetic" in row["workload"] else moved / target.host_bytes_per_second
     return batch / max(target.cycles_to_seconds(cycles), host), cycles

@@ -42,6 +42,7 @@ LIMITS = {
 SLOW_LIMITS = {
     "network resnet50 fp16": (0.10, 0.20),
     "network resnet50 fp32": (0.13, 0.16),
+    "network resnet50 fp8": (0.10, 0.20),
     "sparse heat map": (0.12, 0.25),
 }
 

@@ -220,6 +220,7 @@ def compile(
     partials: Literal["fp16", "fp32"] = "fp16",
     dims: Mapping[str, int] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    bind: Mapping[str, ArrayLike] | None = None,
     passes: str | None = None,
     block: int | tuple[int, int] | None = None,
     density: float | None = None,
@@ -238,7 +239,8 @@ def compile(
 ) -> Executable:
     """Compile an ONNX model, given as a file or in memory.
 
-    `target` is the name of a machine or a machine file. `dims` and `input_shapes` give sizes to symbolic dimensions.
+    `target` is the name of a machine or a machine file. `dims` and `input_shapes` give sizes to symbolic dimensions;
+    `bind` gives values to inputs, which are constants of the program then (shapes, axes, counts).
     `passes` replaces the graph-level pipeline; `block`, `density`, `score`, `pattern`, `mask`, `calibrate` and `budget`
     add block sparsity to the default one (options of the pass `sparsify`; mask and calibrate name .npz files). `load`
     names Python files with passes. `effort` says how long placement searches; `recompute` whether tensors may be
@@ -254,7 +256,7 @@ def compile(
     options = CompileOptions(
         target, precision, partials, dict(dims or {}), dict(input_shapes or {}), passes, block, density, solver,
         tuple(load), effort, recompute=recompute, score=score, pattern=pattern, mask=mask, calibrate=calibrate,
-        budget=budget,
+        budget=budget, bind=dict(bind or {}),
     )  # fmt: skip
     folder = cache_folder(cache)
     entry = None if explain else find_entry(source, options, folder)

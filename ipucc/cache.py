@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Final
 import onnx
 import onnx_ir as ir
 
+import numpy as np
+
 from ipucc import __version__
 from ipucc.code_digest import foreign_code, own_code
 from ipucc.diagnostics import CompileError, Diagnostic, error
@@ -179,7 +181,7 @@ def compilation_digest(model: bytes, options: "CompileOptions") -> str:
     """A digest of everything that a program depends on: the model, by its digest, the options with the files that they
     name, the machine, ipucc and its libraries. Raises OSError, ValueError or CompileError where options are wrong."""
     digest = hashlib.blake2b(_origin(load_target(options.target)), digest_size=32)
-    digest.update(json.dumps({**asdict(options), "target": ""}, sort_keys=True, default=str).encode())
+    digest.update(json.dumps({**asdict(options), "target": ""}, sort_keys=True, default=_plain).encode())
     digest.update(json.dumps(_additions()).encode())
     for path in options.load:
         digest.update(Path(path).read_bytes())
@@ -187,6 +189,11 @@ def compilation_digest(model: bytes, options: "CompileOptions") -> str:
         digest.update(_content(Path(name)))
     digest.update(model)
     return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    """What JSON does not know: an array by all of its elements, anything else by its text."""
+    return [str(value.dtype), value.tolist()] if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def model_digest(source: str | Path | onnx.ModelProto) -> bytes:

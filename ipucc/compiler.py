@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import onnx
 import onnx_ir as ir
+from numpy.typing import ArrayLike
 
 from ipucc.cache import plan_store
 from ipucc.clock import Clock, OnPass, OnStart
@@ -56,7 +57,7 @@ class CompileOptions:
     """What a user can choose. `passes` replaces the graph-level pipeline; `effort` says how long placement searches.
 
     `keep` is the number of plans per op offered to placement, None the effort's own. `recompute` says whether tensors
-    may be computed again where the model does not fit otherwise. `block`, `density`, `score`, `pattern`, `mask`,
+    may be computed again where the model does not fit otherwise. `bind` gives values to inputs, which are constants then. `block`, `density`, `score`, `pattern`, `mask`,
     `calibrate` and `budget` are options of the pass `sparsify`, which runs if any of them is given.
     """
 
@@ -78,6 +79,7 @@ class CompileOptions:
     mask: str | None = None
     calibrate: str | None = None
     budget: int | None = None
+    bind: Mapping[str, ArrayLike] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

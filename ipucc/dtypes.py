@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["STORAGE", "compute_type", "is_float", "itemsize", "storage_type", "to_storage"]
+__all__ = ["STORAGE", "compute_type", "integer_range", "is_float", "itemsize", "storage_type", "to_storage"]
 
 STORAGE: Final[dict[str, np.dtype[np.generic]]] = {
     "float32": np.dtype(np.float32),
@@ -22,10 +22,21 @@ STORAGE: Final[dict[str, np.dtype[np.generic]]] = {
     "uint16": np.dtype(np.uint16),
     "uint8": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "float8_e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "float4_e2m1fn": np.dtype(ml_dtypes.float4_e2m1fn),  # types below a byte are held in one each
+    "int4": np.dtype(ml_dtypes.int4),
+    "uint4": np.dtype(ml_dtypes.uint4),
+    "int2": np.dtype(ml_dtypes.int2),
+    "uint2": np.dtype(ml_dtypes.uint2),
 }
-"""ONNX element type (lower-case name) -> type in tile memory."""
+"""Element type (name of the numpy type) -> type in tile memory."""
 
-_FLOATS: Final = frozenset(("float32", "float64", "float16", "bfloat16"))
+_FLOATS: Final = frozenset(name for name in STORAGE if "float" in name)
+_SMALL_INTEGERS: Final = {"int4": np.int8, "uint4": np.uint8, "int2": np.int8, "uint2": np.uint8}
 
 
 def storage_type(name: str) -> np.dtype[np.generic]:
@@ -44,8 +55,15 @@ def is_float(name: str) -> bool:
 
 
 def compute_type(name: str) -> DTypeLike:
-    """The type in which codelets see this type: float32 for every float, the stored type for the rest."""
-    return np.float32 if name in _FLOATS else STORAGE[name]
+    """The type in which codelets see this type: float32 for every float, a byte for the integers that are smaller than
+    one, the stored type for the rest."""
+    return np.float32 if name in _FLOATS else _SMALL_INTEGERS.get(name, STORAGE[name])
+
+
+def integer_range(name: str) -> tuple[int, int]:
+    """The least and the largest value of an integer type as a tile holds it."""
+    info = ml_dtypes.iinfo(STORAGE[name])
+    return int(info.min), int(info.max)
 
 
 def to_storage(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:

@@ -56,6 +56,7 @@ def option_figures(options: "CompileOptions") -> dict[str, JsonValue]:
         "recompute": options.recompute,
         "dims": {name: int(size) for name, size in options.dims.items()},
         "input_shapes": {name: [int(n) for n in shape] for name, shape in options.input_shapes.items()},
+        "bound": sorted(options.bind),
     }
 
 

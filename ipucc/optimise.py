@@ -136,11 +136,13 @@ def predictor(options: "CompileOptions", known: Known | None = None) -> Predicto
 def _import(source: str | Path | onnx.ModelProto | ir.Model, options: "CompileOptions") -> ir.Model:
     """The model as the passes start from it. Unsupported ops are no error yet, since a pass may rewrite them."""
     try:
-        return load_model(source, dims=options.dims, input_shapes=options.input_shapes)
+        return load_model(source, dims=options.dims, input_shapes=options.input_shapes, bind=options.bind)
     except CompileError as failure:
         if any(found.id == "IPU0115" for found in failure.diagnostics):
             # A shape that stays unknown mostly comes from an op that is not supported: say so, with the op's name.
-            load_model(source, dims=options.dims, input_shapes=options.input_shapes, supported=supported)
+            load_model(
+                source, dims=options.dims, input_shapes=options.input_shapes, bind=options.bind, supported=supported
+            )
         raise
 
 

@@ -30,7 +30,7 @@ _WIDE = {"int32": ("int64",), "int64": ("int32",), "uint32": ("uint64",), "uint6
 
 def declared_type(name: str) -> np.dtype[np.generic]:
     """The numpy type of an ONNX element type; on a tile it may be held in a smaller one (see ipucc.dtypes)."""
-    return STORAGE[name] if name in ("bool", "bfloat16") else np.dtype(name)
+    return np.dtype(name) if name in ("float64", "int64", "uint64") else STORAGE[name]
 
 
 def accepts(declared: str, given: np.dtype[np.generic]) -> bool:

@@ -8,11 +8,13 @@ import click
 
 from ipucc.cli.explain import explanation_text
 from ipucc.cli.options import (
+    bind_option,
     dim_option,
     input_shape_option,
     json_option,
     load_option,
     read_block,
+    read_bound,
     read_dims,
     read_shapes,
 )
@@ -45,6 +47,7 @@ Emit = Literal["graph", "placement", "program"]
 )  # fmt: skip
 @dim_option
 @input_shape_option
+@bind_option
 @click.option("--passes", metavar="PIPELINE", help="Passes of the graph level, instead of the default ones.")
 @click.option("--block", metavar="B", help="Make linear layers block-sparse: edge of a block (1, 4, 8, 16), or 16x8.")
 @click.option("--density", type=float, help="Share of the blocks to keep, those that matter most.  [default: 0.1]")
@@ -95,7 +98,7 @@ Emit = Literal["graph", "placement", "program"]
 @json_option
 def compile_command(
     model: str, output: str | None, target: str, precision: Literal["model", "fp16"],
-    partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], passes: str | None,
+    partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], bind: tuple[str, ...], passes: str | None,
     block: str | None, density: float | None, score: str | None, pattern: str | None, mask: str | None,
     budget: int | None, calibrate: str | None, solver: Literal["cpsat", "greedy"],
     effort: Literal["fast", "default", "max"], recompute: Literal["auto", "off"], load: tuple[str, ...],
@@ -141,6 +144,7 @@ def compile_command(
         mask=mask,
         calibrate=calibrate,
         budget=budget,
+        bind=read_bound(bind),
     )
     folder = cache_folder(cache)
     if folder is not None and (reason := unusable(folder)):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ipucc.cli.options import dim_option, input_shape_option, load_option, read_dims, read_shapes
+from ipucc.cli.options import bind_option, dim_option, input_shape_option, load_option, read_bound, read_dims, read_shapes
 from ipucc.cli.output import replacing, writable
 from ipucc.cli.progress import watched
 from ipucc.cli.verb import Verb, report, show
@@ -24,9 +24,11 @@ INLINE_BYTES = 2**31 - 2**24
 @click.option("--passes", required=True, metavar="PIPELINE", help='What to run, such as "clean-up,fuse".')
 @dim_option
 @input_shape_option
+@bind_option
 @load_option
 def opt_command(
-    model: str, output: str, passes: str, dims: tuple[str, ...], input_shapes: tuple[str, ...], load: tuple[str, ...]
+    model: str, output: str, passes: str, dims: tuple[str, ...], input_shapes: tuple[str, ...], bind: tuple[str, ...],
+    load: tuple[str, ...],
 ) -> None:
     """Run graph passes on an ONNX model and write it as ONNX.
 
@@ -39,7 +41,9 @@ def opt_command(
     from ipucc.optimise import optimise_model
     from ipucc.pass_manager import count_nodes
 
-    options = CompileOptions(dims=read_dims(dims), input_shapes=read_shapes(input_shapes), passes=passes, load=load)
+    options = CompileOptions(
+        dims=read_dims(dims), input_shapes=read_shapes(input_shapes), bind=read_bound(bind), passes=passes, load=load
+    )
     with watched() as watch:
         done = optimise_model(model, options, on_start=watch.started)
     report(done.remarks)

@@ -3,14 +3,18 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from ipucc.cli.verb import syntax_error
 
+if TYPE_CHECKING:
+    from ipucc.values import Array
+
 __all__ = [
-    "codelets_option", "dim_option", "input_shape_option", "json_option", "load_codelets", "load_option", "read_block",
+    "bind_option", "codelets_option", "dim_option", "input_shape_option", "json_option", "load_codelets", "load_option",
+    "read_block", "read_bound",
     "read_dims", "read_shapes",
 ]  # fmt: skip
 
@@ -32,6 +36,12 @@ def input_shape_option(function: F) -> F:
     """`--input-shape x=1,3,224,224`."""
     text = "Shape of an input with symbolic dimensions. May be repeated."
     return click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=N,N,...", help=text)(function)
+
+
+def bind_option(function: F) -> F:
+    """`--bind axes=@axes.npy`."""
+    text = "Value of an input that the program needs as a constant (a shape, axes, a count). May be repeated."
+    return click.option("--bind", "bind", multiple=True, metavar="NAME=@FILE.npy", help=text)(function)
 
 
 def load_option(function: F) -> F:
@@ -75,6 +85,25 @@ def read_dims(texts: Sequence[str]) -> dict[str, int]:
         if dims.setdefault(name, int(size)) != int(size):
             raise syntax_error("IPU0614", f"--dim gives {name!r} the sizes {dims[name]} and {size}")
     return dims
+
+
+def read_bound(texts: Sequence[str]) -> dict[str, "Array"]:
+    """Arrays by input name. Raises OptionSyntax, and CompileError IPU0605 for a file that cannot be read."""
+    from ipucc.npz import read_header, read_array, unreadable
+
+    bound: dict[str, Array] = {}
+    for text in texts:
+        name, mark, path = text.partition("=@")
+        if not name or not mark or not path:
+            raise syntax_error("IPU0606", f"--bind takes NAME=@FILE.npy, not {text!r}")
+        if name in bound:
+            raise syntax_error("IPU0606", f"--bind gives {name!r} twice")
+        try:
+            with open(path, "rb") as file:
+                bound[name] = read_array(file, read_header(file, path, "IPU0605"), path, "IPU0605")
+        except OSError as failure:
+            raise unreadable(path, failure, "IPU0605") from failure
+    return bound
 
 
 def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

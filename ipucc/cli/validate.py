@@ -3,7 +3,16 @@
 import click
 
 from ipucc.cli.files import is_program
-from ipucc.cli.options import codelets_option, dim_option, input_shape_option, load_codelets, read_dims, read_shapes
+from ipucc.cli.options import (
+    bind_option,
+    codelets_option,
+    dim_option,
+    input_shape_option,
+    load_codelets,
+    read_bound,
+    read_dims,
+    read_shapes,
+)
 from ipucc.cli.progress import watched
 from ipucc.cli.verb import Verb, report, show
 
@@ -14,8 +23,11 @@ __all__ = ["validate_command"]
 @click.argument("file", metavar="FILE")
 @dim_option
 @input_shape_option
+@bind_option
 @codelets_option
-def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, ...], load: tuple[str, ...]) -> None:
+def validate_command(
+    file: str, dims: tuple[str, ...], input_shapes: tuple[str, ...], bind: tuple[str, ...], load: tuple[str, ...]
+) -> None:
     """Say everything that keeps a model from being compiled, or check a program file.
 
     A model (.onnx) is imported and goes through the default passes; every node that cannot be lowered is
@@ -36,7 +48,7 @@ def validate_command(file: str, dims: tuple[str, ...], input_shapes: tuple[str, 
     from ipucc.pass_manager import count_nodes
     from ipucc.target import load_target
 
-    options = CompileOptions(dims=read_dims(dims), input_shapes=read_shapes(input_shapes))
+    options = CompileOptions(dims=read_dims(dims), input_shapes=read_shapes(input_shapes), bind=read_bound(bind))
     with watched() as watch:
         done = optimise_model(file, options, on_start=watch.started)
     report(done.remarks)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, cast
 
+import ml_dtypes
 import numpy as np
 
 from ipucc.codelets.base import Array
 from ipucc.diagnostics import error
-from ipucc.dtypes import STORAGE, compute_type
+from ipucc.dtypes import STORAGE, compute_type, is_float
 from ipucc.graph.expr import Call, Const, Expr, Operand, argument_type, parse
 
 __all__ = ["evaluate", "parsed"]
@@ -45,25 +46,55 @@ def _value(expr: Expr, env: Mapping[str, Array], types: Mapping[str, str], wante
         own = "bool" if expr.op == "Where" and i == 0 else kind
         args.append(_value(a, env, types, own))
     if expr.op == "Cast":
-        return _cast(args[0], kind, str(expr.attr("to")))
+        return _cast(expr, args[0])
+    if expr.op == "BitCast":
+        to = str(expr.attr("to"))
+        return args[0].astype(STORAGE[kind]).view(STORAGE[to]).astype(compute_type(to))
     out = _FUNCTIONS[expr.op](expr, *args)
     if expr.op in _COMPARE or kind == "bool":
         return out
     return out.astype(compute_type(kind), copy=False)
 
 
-def _cast(x: Array, source: str, to: str) -> Array:
-    """ONNX Cast: floats to narrower floats round once, floats to integers truncate, anything to bool is x != 0."""
+def _cast(call: Call, x: Array) -> Array:
+    """ONNX Cast: floats to narrower floats round once, floats to integers truncate, anything to bool is x != 0. What
+    lies outside an 8-bit float becomes its largest value with `saturate`."""
+    to = str(call.attr("to"))
     if to not in STORAGE:
         raise error("IPU0203", f"Cast to {to} is not supported", op="Cast")
     if to == "bool":
         return np.asarray(x != 0)
     kind = STORAGE[to]
-    if kind.kind in "iu" and x.dtype.kind == "f":
+    if not is_float(to):
         # Through 64 bits: numpy leaves the wrap-around of a direct cast to the platform.
-        return np.nan_to_num(x).astype(np.int64).astype(kind)
+        wide = np.nan_to_num(x).astype(np.int64) if x.dtype.kind == "f" else x
+        return wide.astype(kind).astype(compute_type(to), copy=False)
+    if to == "float8_e8m0fnu":
+        return _power_of_two(np.asarray(x, np.float32), bool(call.attr("saturate")), str(call.attr("round_mode")))
+    if to.startswith("float8") and call.attr("saturate"):
+        limits = ml_dtypes.finfo(kind)
+        x = np.clip(np.asarray(x, np.float32), np.float32(limits.min), np.float32(limits.max))
     stored = x.astype(kind)
     return stored.astype(compute_type(to), copy=False)
+
+
+def _power_of_two(x: Array, saturate: bool, round_mode: str) -> Array:
+    """The exponent of a number alone, which is what float8e8m0 holds; the sign goes. `round_mode` is up, down or
+    nearest; NaN stays, and without `saturate` so becomes what lies outside."""
+    bits = np.abs(x).view(np.uint32)
+    exponent, rest = (bits >> 23).astype(np.int64), bits & 0x7FFFFF
+    if round_mode == "up":
+        more = rest > 0
+    elif round_mode == "nearest":
+        more = (rest > 1 << 22) | ((rest == 1 << 22) & (exponent > 0))
+    else:
+        more = np.zeros(x.shape, bool)
+    largest = 254
+    special = exponent > largest
+    exponent = exponent + more
+    exponent = np.minimum(exponent, largest) if saturate else exponent
+    found = np.ldexp(np.float32(1), np.minimum(exponent, largest) - 127)
+    return np.where(special | (exponent > largest), np.float32(np.nan), found).astype(np.float32)
 
 
 def _attr(call: Call, name: str) -> np.float32:
@@ -145,7 +176,9 @@ def _shift(c: Call, x: Array, y: Array) -> Array:
     wide = y >= x.dtype.itemsize * 8
     y = np.where(wide, 0, y).astype(x.dtype)
     moved = np.left_shift(x, y) if c.attr("direction") == "LEFT" else np.right_shift(x, y)
-    return np.where(wide, 0, moved).astype(x.dtype)
+    # What is shifted out of a number leaves its sign: an arithmetic shift.
+    gone = np.where(x < 0, -1, 0) if c.attr("direction") != "LEFT" and x.dtype.kind == "i" else 0
+    return np.where(wide, gone, moved).astype(x.dtype)
 
 
 def _plain(function: Callable[..., Array]) -> Function:

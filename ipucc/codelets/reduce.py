@@ -10,7 +10,7 @@ import numpy as np
 from ipucc.codelets.base import Array, Cells, Codelet, Counts, register
 from ipucc.codelets.elementwise import expression_cycles
 from ipucc.codelets.matmul import finish
-from ipucc.dtypes import STORAGE, is_float, itemsize
+from ipucc.dtypes import integer_range, is_float, itemsize
 from ipucc.target import Target
 
 __all__ = ["IDENTITY", "Reduce", "identity"]
@@ -33,8 +33,8 @@ def identity(op: str, dtype: str) -> float:
         return IDENTITY[op]
     if dtype == "bool":
         return float(op == "min")
-    limits = np.iinfo(STORAGE[dtype].name)
-    return float(limits.min if op == "max" else limits.max)
+    low, high = integer_range(dtype)
+    return float(low if op == "max" else high)
 
 
 @register

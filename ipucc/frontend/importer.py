@@ -7,9 +7,11 @@ from onnx_ir.passes.common import (
     LiftSubgraphInitializersToMainGraphPass,
     RemoveInitializersFromInputsPass,
 )
+from numpy.typing import ArrayLike
 
 from ipucc.diagnostics import CompileError, Diagnostic
 from ipucc.frontend.attention import expand_attention
+from ipucc.frontend.bind import bind_values, bound_shapes
 from ipucc.frontend.contrib import rewrite_contrib
 from ipucc.frontend.dims import bind_dims
 from ipucc.frontend.files import ModelSource, open_model
@@ -30,6 +32,7 @@ def load_model(
     *,
     dims: Mapping[str, int] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    bind: Mapping[str, ArrayLike] | None = None,
     native: Collection[str] = NATIVE_OPS,
     supported: Callable[[ir.Node], str | None] | None = None,
 ) -> ir.Model:
@@ -41,7 +44,8 @@ def load_model(
     replaced by their bodies, Attention by matmuls and softmax; constants are initializers; weights whose file is
     absent are MissingTensors.
 
-    `dims` gives sizes to symbolic dimensions, `input_shapes` to whole inputs. Raises CompileError with everything
+    `dims` gives sizes to symbolic dimensions, `input_shapes` to whole inputs; `bind` makes constants
+    of inputs. Raises CompileError with everything
     that was found wrong at the first step that finds something. If `supported` is given, the nodes for which it
     returns a reason are among that (see `unsupported_nodes`).
     """
@@ -54,7 +58,8 @@ def load_model(
     inline_local_functions(model, where)
     LiftSubgraphInitializersToMainGraphPass()(model)
     lift_constants(model)
-    bind_dims(model, dims or {}, input_shapes or {}, where)
+    bind_dims(model, dims or {}, {**(input_shapes or {}), **bound_shapes(bind or {})}, where)
+    bind_values(model, bind or {}, where)
     model.graph.sort()
     model = convert_opset(model)
     rewrite_contrib(model)

@@ -54,7 +54,7 @@ class Body:
             alpha = self._scalar(language.Const(value), group)
             return self.node("Mul", [*values, self.node("Sigmoid", [self.node("Mul", [*values, alpha], {})], {})], {})
         attrs = dict(expr.attrs)
-        if expr.op == "Cast":
+        if expr.op in ("Cast", "BitCast"):
             attrs["to"] = int(dtype_of(str(attrs["to"])))
         return self.node(expr.op, values, attrs)
 

@@ -35,7 +35,7 @@ ELEMENTWISE: Final[dict[str, tuple[int, int]]] = {
             *("Tanh", "Sigmoid", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "HardSigmoid"),
             *("HardSwish", "Swish", "Mish", "Softplus", "Softsign", "ThresholdedRelu"),
             *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
-            *("Not", "IsNaN", "IsInf", "BitwiseNot", "Cast", "Identity"),
+            *("Not", "IsNaN", "IsInf", "BitwiseNot", "Cast", "BitCast", "Identity"),
         ),
         (1, 1),
     ),
@@ -66,6 +66,7 @@ ATTRIBUTES: Final[dict[str, dict[str, AttrValue | None]]] = {
     "IsInf": {"detect_negative": 1, "detect_positive": 1},
     "BitShift": {"direction": None},
     "Cast": {"to": None, "saturate": 1, "round_mode": "up"},
+    "BitCast": {"to": None},
 }
 """Op type -> attribute -> default (None where ONNX has none). Floats are the shortest text of the float32."""
 
@@ -230,7 +231,7 @@ def result_type(expr: Expr, types: Mapping[str, str]) -> str:
     if isinstance(expr, Const):
         return constant_type(expr.value)
     group = argument_type(expr, types)
-    if expr.op == "Cast":
+    if expr.op in ("Cast", "BitCast"):
         return str(expr.attr("to"))
     return "bool" if expr.op in BOOLEAN else group
 

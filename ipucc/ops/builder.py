@@ -18,6 +18,7 @@ from ipucc.codelets.base import Array, Codelet
 from ipucc.codelets.copy import Copy, spanned
 from ipucc.diagnostics import CompileError, error
 from ipucc.dtypes import STORAGE, itemsize, storage_type, to_storage
+from ipucc.graph.edit import dtype_name
 from ipucc.graph.tensors import is_missing
 from ipucc.ops.distribution import Scheme
 from ipucc.ops.graph import Output, Ref, TileGraph, TileTensor
@@ -414,13 +415,10 @@ def dtype_of(value: ir.Value) -> str:
     """The element type of a value by its lower-case name. IPU0203 for a type that no tile holds."""
     if value.dtype is None:
         raise error("IPU0115", f"value {value.name!r} has no element type")
-    name = _NAMES.get(value.dtype.name, value.dtype.name.lower())
+    name = "string" if value.dtype == ir.DataType.STRING else dtype_name(value.dtype)
     if name not in STORAGE:
         raise error("IPU0203", f"value {value.name!r} has type {name}, which is not supported on tiles")
     return name
-
-
-_NAMES: Final = {"FLOAT": "float32", "DOUBLE": "float64"}
 
 
 def _begins_word(view: View, tensor: TileTensor, dtype: str) -> bool:

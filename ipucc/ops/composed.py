@@ -39,7 +39,12 @@ def _gemm(b: Builder, node: ir.Node) -> None:
 @lowering("CastLike")
 def _cast_like(b: Builder, node: ir.Node) -> None:
     x, to = b.ref(node, 0), dtype_of(node.outputs[0])
-    b.define(node, x if x.dtype == to else elementwise(b, f'Cast(a0, to="{to}")', [x], x.shape, to))
+    attributes = [f'to="{to}"']
+    if "saturate" in node.attributes:
+        attributes.append(f"saturate={node.attributes.get_int('saturate')}")
+    if "round_mode" in node.attributes:
+        attributes.append(f'round_mode="{node.attributes.get_string("round_mode")}"')
+    b.define(node, x if x.dtype == to else elementwise(b, f"Cast(a0, {', '.join(attributes)})", [x], x.shape, to))
 
 
 @lowering("CumSum", "CumProd")

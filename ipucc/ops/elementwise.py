@@ -1,9 +1,12 @@
 """Elementwise ops, single or fused."""
 
+import numpy as np
 import onnx_ir as ir
 
 from ipucc.codelets.elementwise import Elementwise
+from ipucc.dtypes import itemsize
 from ipucc.graph import expr as ex
+from ipucc.graph.edit import dtype_name
 from ipucc.ops.builder import Builder, dtype_of, lowering, shape_of
 from ipucc.ops.graph import Ref
 from ipucc.ops.spec import Along, Axis, DimMap, Everything
@@ -45,12 +48,14 @@ def _fused(b: Builder, node: ir.Node) -> None:
 
 @lowering(*sorted(set(ex.ELEMENTWISE) - {"Identity"}))
 def _single(b: Builder, node: ir.Node) -> None:
+    if node.op_type == "BitCast" and itemsize(dtype_of(node.outputs[0])) != np.dtype(dtype_of(node.outputs[0])).itemsize:
+        raise b.fail("IPU0203", f"BitCast to {dtype_of(node.outputs[0])} is not supported: tiles hold 32 bits of it")
     attrs = {}
     for name in ex.ATTRIBUTES.get(node.op_type, {}):
         if name in node.attributes:
             value = node.attributes[name].value
-            if node.op_type == "Cast" and name == "to":
-                value = _type_name(int(value))
+            if node.op_type in ("Cast", "BitCast") and name == "to":
+                value = dtype_name(ir.DataType(int(value)))
             attrs[name] = value.decode() if isinstance(value, bytes) else value
     given = [i for i in range(len(node.inputs)) if node.inputs[i] is not None]
     args: list[ex.Expr] = []
@@ -65,8 +70,3 @@ def _single(b: Builder, node: ir.Node) -> None:
         tree = ex.call(node.op_type, args, attrs)
     out = node.outputs[0]
     b.define(node, elementwise(b, ex.format(tree), refs, shape_of(out), dtype_of(out)))
-
-
-def _type_name(value: int) -> str:
-    name = ir.DataType(value).name
-    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())

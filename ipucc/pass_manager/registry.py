@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -117,10 +118,16 @@ def default_registry() -> Registry:
     registry = Registry()
     for name, (module, cls) in BUILT_IN.items():
         registry.add(name, "ipucc", _importer(module, cls))
-    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (p.name, p.value)):
+    for point in _installed():
         owner = point.dist.name if point.dist is not None else point.value
         registry.add(point.name, f"the package {owner}", _entry_loader(point))
     return registry
+
+
+@cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """The passes of installed packages; looked up once, since every package of the environment is opened for it."""
+    return tuple(sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (p.name, p.value)))
 
 
 def summary(cls: type[Pass]) -> str:

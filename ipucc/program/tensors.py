@@ -1,7 +1,7 @@
 """Arrays in a file, in the safetensors form: eight bytes of header size, a JSON header, the data without holes.
 
 Written and read here because the reader must hand out arrays mapped from inside of a zip, and must trust nothing.
-Types: signed and unsigned integers, bool, float64, float32, float16, bfloat16.
+Types: signed and unsigned integers, bool, float64, float32, float16, bfloat16, and those of less than a byte or two.
 """
 
 import json
@@ -35,6 +35,17 @@ _TYPES: Final[dict[str, np.dtype[np.generic]]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    # A byte an element, as in tile memory.
+    "F4_E2M1": np.dtype(ml_dtypes.float4_e2m1fn),
+    "I4": np.dtype(ml_dtypes.int4),
+    "U4": np.dtype(ml_dtypes.uint4),
+    "I2": np.dtype(ml_dtypes.int2),
+    "U2": np.dtype(ml_dtypes.uint2),
 }
 _NAMES: Final = {kind: name for name, kind in _TYPES.items()}
 

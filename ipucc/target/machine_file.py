@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, fields, replace
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import get_type_hints
@@ -127,6 +128,12 @@ def _error(id: str, where: str, message: str, *help: str) -> Diagnostic:
     return Diagnostic(id=id, severity="error", message=message, where=where, help=help)
 
 
+@lru_cache(maxsize=16)
+def _parsed(content: bytes) -> Mapping[str, object]:
+    """A machine file's text, which is read by every compilation and seldom changes."""
+    return tomllib.loads(content.decode())
+
+
 def _closest(word: str, known: list[str], what: str) -> tuple[str, ...]:
     near = difflib.get_close_matches(word, known, n=1)
     return (f"did you mean {near[0]!r}?",) if near else (f"{what}: {', '.join(known)}",)
@@ -151,7 +158,7 @@ def _read(name_or_path: str | Path, folder: Path | None = None, depth: int = 0) 
             content, here = located.read_bytes(), located.parent
         else:
             content, here = resources.files("ipucc.target").joinpath(f"{where}.toml").read_bytes(), None
-        document = tomllib.loads(content.decode())
+        document = dict(_parsed(content))
     except OSError as error:
         reason = error.strerror or str(error)
         raise CompileError(_error("IPU0702", where, f"the machine file cannot be read: {reason}")) from error

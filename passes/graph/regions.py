@@ -30,6 +30,9 @@ from ipucc.graph.schemas import DOMAIN, expression
 
 X: Final = Operand("x")
 
+_WIDE: Final = (ir.DataType.INT64, ir.DataType.UINT64, ir.DataType.DOUBLE)
+"""Types of which a tile holds fewer bits than they have."""
+
 CHEAP: Final = frozenset(("Add", "Sub", "Mul", "Neg", "Abs", "Max", "Min", "Clip", "Relu", "Cast", "And", "Or", "Not"))
 """Ops that cost less than the load and store of a result: an expression may hold them twice."""
 
@@ -45,7 +48,9 @@ def is_elementwise(node: ir.Node) -> bool:
     values = [*(v for v in node.inputs if v is not None), *node.outputs]
     if any(static_shape(v) is None or v.dtype is None or v.dtype is ir.DataType.STRING for v in values):
         return False
-    return not (node.op_type == "Cast" and "to" not in node.attributes)
+    if node.op_type == "BitCast" and node.outputs[0].dtype in _WIDE:
+        return False
+    return not (node.op_type in ("Cast", "BitCast") and "to" not in node.attributes)
 
 
 def users(value: ir.Value) -> list[ir.Node]:
@@ -140,7 +145,7 @@ def read(node: ir.Node, args: Sequence[Expr | None]) -> Expr:
     attrs: dict[str, AttrValue] = {}
     for name in node.attributes:
         value = attribute(node, name)
-        if node.op_type == "Cast" and name == "to" and isinstance(value, int):
+        if node.op_type in ("Cast", "BitCast") and name == "to" and isinstance(value, int):
             value = dtype_name(ir.DataType(value))
         if isinstance(value, float):
             value = float(str(np.float32(value)))

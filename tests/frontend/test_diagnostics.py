@@ -12,7 +12,7 @@ from ipucc.diagnostics import IDS, CompileError, Diagnostic, DoesNotFit, Numbers
 
 
 def test_ids_are_well_formed_and_explained() -> None:
-    assert all(re.fullmatch(r"IPU0[1-9]\d\d", key) for key in IDS)
+    assert all(re.fullmatch(r"IPU(0[1-9]|10)\d\d", key) for key in IDS)
     assert all(text and not text.endswith(".") for text in IDS.values())
     assert len(set(IDS.values())) == len(IDS)
 

@@ -103,7 +103,7 @@ class Point(importlib.metadata.EntryPoint):
     ],
 )
 def test_entry_points_that_do_not_load(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point(name, value, group)])
+    monkeypatch.setattr(registry, "_installed", lambda: (Point(name, value, registry.ENTRY_POINT_GROUP),))
     found = default_registry()
     assert name in found.names()
     with pytest.raises(CompileError, match=message):
@@ -111,7 +111,7 @@ def test_entry_points_that_do_not_load(name: str, value: str, message: str, monk
 
 
 def test_two_providers_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point("fuse", "right", group)])
+    monkeypatch.setattr(registry, "_installed", lambda: (Point("fuse", "right", registry.ENTRY_POINT_GROUP),))
     with pytest.raises(CompileError, match="the pass 'fuse' is offered by ipucc and by the package right"):
         default_registry()
 

@@ -1,0 +1,309 @@
+"""ONNX's own backend tests, run by compiled programs on simulated tiles.
+
+    python benchmarks/conformance.py [--kind node] [--op NAME] [--case PATTERN] [--json OUT] [--freeze]
+
+Every case is compiled for a machine of a few tiles and run; what it computes is held against the expected outputs of
+the case, with its tolerances. A case passes, is refused by a diagnostic, gives wrong numbers, crashes, or hangs. Nothing
+runs on the host instead. Inputs from which shapes, axes or counts follow are bound to their values while compiling
+(`--bind`).
+
+`tests/conformance/passing.txt` lists the cases that pass. One of them that does no longer is an error, and so is any
+wrong, crashing or hanging case. `--freeze` adds the cases that pass now; none is ever taken off.
+"""
+
+import fnmatch
+import json
+import multiprocessing
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import click
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.backend.test.case.test_case import TestCase
+from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
+
+import ipucc
+from ipucc.diagnostics import CompileError
+
+KINDS: Final = ("node", "pytorch-converted", "pytorch-operator")
+FROZEN: Final = Path(__file__).parent.parent / "tests" / "conformance" / "passing.txt"
+TILES: Final = 8
+SECONDS: Final = 60
+"""A case that takes longer hangs."""
+
+SIZING: Final = {
+    "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,),
+    "CumProd": (1,), "CumSum": (1,), "DFT": (1, 2), "Dropout": (1, 2), "Expand": (1,), "HammingWindow": (0,),
+    "HannWindow": (0,), "MelWeightMatrix": (0, 1, 2, 3, 4), "MaxUnpool": (2,), "OneHot": (1,), "Pad": (1, 3),
+    "NonMaxSuppression": (2, 3, 4),
+    "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "STFT": (1, 3), "Slice": (1, 2, 3, 4), "Split": (1,),
+    "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Trilu": (1,), "Unsqueeze": (1,), "Upsample": (1,), "Loop": (0, 1),
+    "BatchNormalization": (5,), "If": (0,), "RandomNormal": (), "Attention": (6,),
+    **{name: (1,) for name in (
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+        "ReduceSum", "ReduceSumSquare",
+    )},
+}  # fmt: skip
+"""Operands of ops that say where elements are or how many there are: no value of an element follows from them."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: `status` is pass, refused, wrong, crash or hang; `reason` an id and its message."""
+
+    name: str
+    kind: str
+    op: str
+    status: str
+    reason: str = ""
+    bound: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case with its data: a model, and pairs of inputs and expected outputs."""
+
+    name: str
+    kind: str
+    op: str
+    model: onnx.ModelProto
+    data: Sequence[tuple[Sequence[Any], Sequence[Any]]]
+    rtol: float
+    atol: float
+
+
+@cache
+def _loaded(kind: str) -> dict[str, TestCase]:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return {case.name: case for case in load_model_tests(kind=kind)}
+
+
+def names(kind: str) -> list[str]:
+    """All cases of a kind, in the order of the package."""
+    return list(_loaded(kind))
+
+
+def load(kind: str, name: str) -> Case:
+    """One case with its model and data."""
+    case = _loaded(kind)[name]
+    model = case.model if case.model is not None else onnx.load(Path(case.model_dir) / "model.onnx")
+    data = case.data_sets if case.data_sets is not None else list(_from_folder(model, Path(case.model_dir)))
+    return Case(name, kind, _tested_op(name, model), model, data, case.rtol, case.atol)
+
+
+def _tested_op(name: str, model: onnx.ModelProto) -> str:
+    """The op that a case is about: of an `_expanded` one, and of pytorch's, the one in its name if there is one."""
+    ops = [node.op_type for node in model.graph.node]
+    if len(set(ops) - {"Constant"}) == 1:
+        return next(op for op in ops if op != "Constant")
+    known = sorted({schema.name for schema in onnx.defs.get_all_schemas()}, key=len, reverse=True)
+    plain = name.removeprefix("test_").replace("_", "").lower()
+    aliases = {"sce": "SoftmaxCrossEntropyLoss", "nllloss": "NegativeLogLikelihoodLoss", "maxpool": "MaxPool"}
+    for short, op in aliases.items():
+        if plain.startswith(short):
+            return op
+    return next((op for op in known if plain.startswith(op.lower())), ops[-1] if ops else "none")
+
+
+def _from_folder(model: onnx.ModelProto, folder: Path) -> Iterator[tuple[list[Any], list[Any]]]:
+    for data in sorted(folder.glob("test_data_set_*")):
+        pair = []
+        for side in ("input", "output"):
+            files = [data / f"{side}_{i}.pb" for i in range(len(list(data.glob(f"{side}_*.pb"))))]
+            pair.append([numpy_helper.to_array(onnx.load_tensor(str(file))) for file in files])
+        yield pair[0], pair[1]
+
+
+def as_array(item: object) -> Array | None:
+    """An input or output of a case; None for sequences and optionals."""
+    if isinstance(item, onnx.TensorProto):
+        return numpy_helper.to_array(item)
+    return np.asarray(item) if isinstance(item, np.ndarray | np.generic) else None
+
+
+def sizing_inputs(graph: onnx.GraphProto) -> set[str]:
+    """The inputs of a graph from which a shape, an axis or a count follows, through whatever nodes."""
+    wanted: set[str] = set()
+    for node in reversed(graph.node):
+        for attribute in node.attribute:
+            for body in ([attribute.g] if attribute.HasField("g") else list(attribute.graphs)):
+                wanted |= sizing_inputs(body)
+        if any(name in wanted for name in node.output) and node.op_type not in ("Shape", "Size"):
+            wanted |= set(node.input)
+        wanted |= {node.input[i] for i in SIZING.get(node.op_type, ()) if i < len(node.input)}
+    return wanted - {""}
+
+
+def run_case(case: Case, target: str) -> Outcome:
+    """Compile a case and run it on all of its data."""
+    begin = time.perf_counter()
+    bound: tuple[str, ...] = ()
+
+    def outcome(status: str, reason: str = "") -> Outcome:
+        return Outcome(case.name, case.kind, case.op, status, reason, bound, time.perf_counter() - begin)
+
+    given = [value.name for value in case.model.graph.input]
+    held = {value.name for value in case.model.graph.initializer}
+    fed = [name for name in given if name not in held] if case.kind != "node" else given
+    wanted = sizing_inputs(case.model.graph)
+    try:
+        for inputs, outputs in case.data:
+            arrays = [as_array(item) for item in inputs]
+            results = [as_array(item) for item in outputs]
+            if any(array is None for array in (*arrays, *results)):
+                return outcome("refused", "IPU0119 sequences and optionals")
+            feeds = {name: array for name, array in zip(fed, arrays, strict=False) if array is not None}
+            constants = {name: array for name, array in feeds.items() if name in wanted and array.ndim < 2}
+            bound = tuple(constants)
+            exe = ipucc.compile(case.model, target=target, solver="greedy", effort="fast", bind=constants)
+            got = exe.run({name: array for name, array in feeds.items() if name not in constants}).outputs
+            found = [got[value.name] for value in case.model.graph.output]
+            problem = difference([r for r in results if r is not None], found, case.rtol, case.atol)
+            if problem:
+                return outcome("wrong", problem)
+    except CompileError as failure:
+        first = failure.diagnostics[0]
+        return outcome("internal" if first.id.startswith("IPU09") else "refused",
+                       f"{first.id} {first.op or ''}: {first.message.splitlines()[0]}")  # fmt: skip
+    except Hanging:
+        return outcome("hang", f"after {SECONDS} s")
+    except Exception as failure:
+        last = traceback.extract_tb(failure.__traceback__)[-1]
+        text = f"{type(failure).__name__}: {str(failure).strip()[:200]} ({Path(last.filename).name}:{last.lineno})"
+        return outcome("crash", " ".join(text.split()))
+    return outcome("pass")
+
+
+def difference(wanted: Sequence[Array], found: Sequence[Array], rtol: float, atol: float) -> str:
+    """What is wrong with results, as onnx's own runner compares them; the empty text where nothing is."""
+    try:
+        Runner.assert_similar_outputs(list(wanted), list(found), rtol, atol)
+    except AssertionError as failure:
+        lines = [line for line in str(failure).splitlines() if line.strip()]
+        return " ".join(" ".join(lines[:6]).split())[:300]
+    return ""
+
+
+class Hanging(Exception):
+    """A case takes too long."""
+
+
+def _alarm(number: int, frame: object) -> None:
+    raise Hanging
+
+
+def _work(job: tuple[str, str, str]) -> Outcome:
+    kind, name, target = job
+    signal.signal(signal.SIGALRM, _alarm)
+    signal.alarm(SECONDS)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            return run_case(load(kind, name), target)
+    finally:
+        signal.alarm(0)
+
+
+def run_all(jobs: Sequence[tuple[str, str]], processes: int = 2) -> list[Outcome]:
+    """The outcomes of all cases, in their order."""
+    with TemporaryDirectory() as folder:
+        machine = Path(folder) / "machine.toml"
+        machine.write_text(f'base = "gc200"\ntiles = {TILES}\n')
+        for kind in {kind for kind, _ in jobs}:
+            _loaded(kind)  # before the processes: they share it
+        work = [(kind, name, str(machine)) for kind, name in jobs]
+        if processes == 1:
+            return [_work(job) for job in work]
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            return pool.map(_work, work, chunksize=8)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """One line per op, and the reasons of refusals with how many cases each costs."""
+    by_op: dict[str, list[Outcome]] = defaultdict(list)
+    for found in outcomes:
+        by_op[found.op].append(found)
+    lines = [f"{'op':<30} {'cases':>6} {'pass':>6} {'refused':>8} {'wrong':>6} {'crash':>6}  first reason"]
+    for op in sorted(by_op):
+        found = by_op[op]
+        count = Counter(o.status for o in found)
+        reason = next((o.reason for o in found if o.status != "pass"), "")
+        broken = len(found) - count["pass"] - count["refused"] - count["wrong"]
+        lines.append(f"{op:<30} {len(found):>6} {count['pass']:>6} {count['refused']:>8} {count['wrong']:>6} "
+                     f"{broken:>6}  {reason[:90]}".rstrip())  # fmt: skip
+    reasons = Counter(o.reason for o in outcomes if o.status == "refused")
+    lines += ["", "refused, by reason:", *(f"{n:>6}  {text[:110]}" for text, n in reasons.most_common())]
+    return "\n".join(lines)
+
+
+def frozen() -> set[str]:
+    """The cases that passed when the list was written last."""
+    return set(FROZEN.read_text().split()) if FROZEN.exists() else set()
+
+
+def problems(outcomes: Sequence[Outcome]) -> list[str]:
+    """What must not be: cases that passed before and do not now, and wrong, crashing or hanging ones."""
+    known = frozen()
+    return [
+        f"{o.name}: {o.status}, {o.reason}" for o in outcomes
+        if o.status not in ("pass", "refused") or (o.status == "refused" and o.name in known)
+    ]  # fmt: skip
+
+
+@click.command()
+@click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Kinds of cases; all of them by default.")
+@click.option("--op", "ops", multiple=True, help="Only cases about this op.")
+@click.option("--case", "patterns", multiple=True, help="Only cases whose name matches.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all outcomes here.")
+@click.option("--freeze", is_flag=True, help="Add the cases that pass to the frozen list.")
+@click.option("-v", "--verbose", is_flag=True, help="Name every case that does not pass.")
+@click.option("--processes", default=2, show_default=True)
+def main(
+    kinds: tuple[str, ...], ops: tuple[str, ...], patterns: tuple[str, ...], json_path: Path | None, freeze: bool,
+    verbose: bool, processes: int,
+) -> None:  # fmt: skip
+    """Run ONNX's backend tests through compiled programs."""
+    begin = time.perf_counter()
+    jobs = [(kind, name) for kind in kinds or KINDS for name in names(kind)]
+    if patterns:
+        jobs = [job for job in jobs if any(fnmatch.fnmatch(job[1], p) for p in patterns)]
+    if ops:
+        jobs = [(kind, name) for kind, name in jobs if load(kind, name).op in ops]
+    outcomes = run_all(jobs, processes)
+    if json_path is not None:
+        json_path.write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+    if freeze:
+        FROZEN.write_text("".join(f"{n}\n" for n in sorted(frozen() | {o.name for o in outcomes if o.status == "pass"})))
+    print(table(outcomes))
+    if verbose:
+        print("\n".join(f"{o.name}: {o.status} {o.reason}" for o in outcomes if o.status != "pass"))
+    for kind in KINDS:
+        count = Counter(o.status for o in outcomes if o.kind == kind)
+        if count:
+            print(f"{kind}: " + ", ".join(f"{n} {status}" for status, n in sorted(count.items())))
+    print(f"{time.perf_counter() - begin:.0f} s, {sum(o.seconds for o in outcomes) / max(len(outcomes), 1):.3f} s a case")
+    if wrong := problems(outcomes):
+        print("\n".join(wrong), file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,8 @@ from ipucc.frontend.native import NEVER_INLINED
 from ipucc.frontend.origin import name_nodes
 
 _INLINED_DOMAIN = "ipucc.inlined"
+_DOMAINS = ("", "ai.onnx.preview")
+"""Domains of ONNX with ops that are functions of others; those of the second import a version of their own."""
 
 
 class _FunctionSchema(Protocol):
@@ -57,7 +59,8 @@ def inline_schema_functions(
     while True:
         found = 0
         for node in model.graph.all_nodes():
-            if node.domain or node.op_type in native or node.op_type in NEVER_INLINED or node in failed:
+            known = not node.domain and (node.op_type in native or node.op_type in NEVER_INLINED)
+            if known or node in failed or node.domain not in _DOMAINS:
                 continue
             function = _schema_function(node, opset, typed)
             if function is None:
@@ -117,7 +120,7 @@ def _since(op_type: str, opset: int) -> int | None:
 
 def _schema_function(node: ir.Node, opset: int, typed: bool) -> onnx.FunctionProto | None:
     try:
-        schema = onnx.defs.get_schema(node.op_type, opset)
+        schema = onnx.defs.get_schema(node.op_type, 1 if node.domain else opset, node.domain)
     except SchemaError:
         return None
     bodies = cast(_FunctionSchema, schema)
@@ -138,6 +141,10 @@ def _schema_function(node: ir.Node, opset: int, typed: bool) -> onnx.FunctionPro
     except Exception:  # the C++ builder asserts on absent operands; the op is then reported as unsupported
         return None
     function.ParseFromString(body)
+    # Bodies that are operands of the op are part of what was built.
+    for name in [name for name, a in node.attributes.items() if a.type == ir.AttributeType.GRAPH]:
+        node.attributes.pop(name)
+        function.attribute.remove(name)
     # A body without an optional result lists it all the same.
     del function.output[len(node.outputs) :]
     return function if function.node else None

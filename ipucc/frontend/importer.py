@@ -66,7 +66,8 @@ def load_model(
     inline_schema_functions(model, native, where, typed=False)
     forget_shapes(model)
     settle(model, where)
-    if expand_attention(model, where) + inline_schema_functions(model, native, where):
+    # The body of a function may hold functions whose own bodies depend on types.
+    while expand_attention(model, where) + inline_schema_functions(model, native, where):
         settle(model, where)
     tidy(model)
     problems: list[Diagnostic] = []

@@ -16,5 +16,5 @@ NATIVE_OPS: frozenset[str] = frozenset(
     """.split()  # noqa: SIM905
 )
 
-# Functions whose bodies would not help: random numbers, sequences, and loops that inference cannot size.
-NEVER_INLINED: frozenset[str] = frozenset(["Attention", "Bernoulli", "LinearAttention", "Range", "SequenceMap"])
+# Functions whose bodies would not help: random numbers, sequences, and what is computed while compiling.
+NEVER_INLINED: frozenset[str] = frozenset(["Attention", "Bernoulli", "Range", "SequenceMap"])

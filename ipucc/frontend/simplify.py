@@ -9,6 +9,7 @@ from onnx_ir.passes.common import (
 )
 
 from ipucc.frontend.shapes import forget_symbols, infer_shapes
+from ipucc.frontend.unroll import unroll_loops
 from ipucc.graph.edit import all_graphs
 from ipucc.graph.fold import fold_constants
 from ipucc.graph.tensors import is_missing
@@ -18,14 +19,14 @@ _MAX_ROUNDS = 100
 
 
 def settle(model: ir.Model, where: str | None = None) -> None:
-    """Infer shapes, fold constants, take decided branches and drop dead code until nothing changes.
+    """Infer shapes, fold constants, take decided branches, write out loops of known trips and drop dead code until nothing changes.
 
     The last thing done is an inference, so types and shapes belong to the graph as it is. Raises IPU0114.
     """
     for _ in range(_MAX_ROUNDS):
         RemoveUnusedNodesPass()(model)
         infer_shapes(model, where)
-        changed = fold_constants(model) + take_decided_branches(model) + remove_identities(model)
+        changed = fold_constants(model) + take_decided_branches(model) + remove_identities(model) + unroll_loops(model)
         if not changed:
             return
         forget_symbols(model)

@@ -49,7 +49,7 @@ def fold_constants(
     """Replace nodes with constant results by initializers, in place; the number of nodes that went.
 
     Guaranteed: types and shapes of results stay; weights without data become results without data, where shape
-    and type of the result are known; a result that is an output of the graph keeps its name and its node.
+    and type of the result are known; an output of the graph keeps its name, and is an Identity of a constant then.
     Weights are read only where an operand of at most `max_input_elements` is needed. Constants stay behind if
     unused; remove dead code afterwards.
     """
@@ -84,17 +84,23 @@ class _Folder:
 
     def fold(self, node: ir.Node) -> bool:
         results = [value for value in node.outputs if value.name]
-        if node.domain != "" or any(value.is_graph_output() for value in results):
+        if node.domain != "" or (node.op_type == "Identity" and node.outputs[0].is_graph_output()):
             return False
         tensors: Sequence[ir.TensorProtocol] | None = None
         if node.op_type == "Constant":
             tensors = _constant(node)
         elif node.op_type in ("Shape", "Size"):
             tensors = _shape(node)
+        elif node.op_type == "EyeLike":
+            tensors = _eye(node)
         elif _is_foldable(node):
             tensors = self.compute(node)
         if tensors is None:
             return False
+        for value, tensor in zip(results, tensors, strict=True):
+            if value.is_graph_output():
+                _keep_output(node, value)
+                tensor.name = value.name
         _substitute(node, tensors)
         return True
 
@@ -128,6 +134,29 @@ class _Folder:
         return [
             ir.tensor(array, dtype=value.dtype, name=value.name) for value, array in zip(results, arrays, strict=True)
         ]
+
+
+def _keep_output(node: ir.Node, value: ir.Value) -> None:
+    """Let an Identity of a result take its name and its place among the outputs of the graph."""
+    graph = node.graph
+    assert graph is not None  # the node was found in one
+    keep = ir.node("Identity", [value], metadata_props=dict(node.metadata_props))
+    result = keep.outputs[0]
+    result.name, result.type, result.shape = value.name, value.type, value.shape
+    for i, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[i] = result
+    graph.insert_after(node, keep)
+    value.name = f"{value.name}.constant"
+
+
+def _eye(node: ir.Node) -> Sequence[ir.TensorProtocol] | None:
+    value = node.outputs[0]
+    if value.dtype is None or value.shape is None or not value.shape.is_static() or len(value.shape) != 2:
+        return None
+    rows, columns = value.shape.numpy()
+    array = np.eye(rows, columns, node.attributes.get_int("k", 0))
+    return [ir.tensor(array.astype(value.dtype.numpy()), dtype=value.dtype, name=value.name)]
 
 
 def _is_foldable(node: ir.Node) -> bool:

@@ -13,6 +13,7 @@ from ipucc.diagnostics import CompileError, Diagnostic
 from ipucc.frontend.attention import expand_attention
 from ipucc.frontend.bind import bind_values, bound_shapes
 from ipucc.frontend.contrib import rewrite_contrib
+from ipucc.frontend.decompose import decompose
 from ipucc.frontend.dims import bind_dims
 from ipucc.frontend.files import ModelSource, open_model
 from ipucc.frontend.functions import inline_local_functions, inline_schema_functions
@@ -67,7 +68,7 @@ def load_model(
     forget_shapes(model)
     settle(model, where)
     # The body of a function may hold functions whose own bodies depend on types.
-    while expand_attention(model, where) + inline_schema_functions(model, native, where):
+    while expand_attention(model, where) + inline_schema_functions(model, native, where) + decompose(model):
         settle(model, where)
     tidy(model)
     problems: list[Diagnostic] = []

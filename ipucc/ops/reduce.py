@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ipucc.codelets.reduce import Reduce, identity
-from ipucc.dtypes import is_float, itemsize
+from ipucc.dtypes import is_float, itemsize, storage_type
 from ipucc.ops.builder import Builder, lowering, shape_of
 from ipucc.ops.elementwise import broadcast_dims, elementwise
 from ipucc.ops.graph import Ref
@@ -53,7 +53,10 @@ def reduce(
     order = sorted(dims, key=lambda d: (d == grain, d))
     size = prod(ref.shape[d] for d in dims)
     if size == 0:
-        raise b.fail("IPU0205", "a reduction of no elements is not supported")
+        rest = tuple(ref.shape[d] for d in kept)
+        # What the op leaves alone: a reduction of one of those instead of none.
+        none = np.full((1, *rest), identity(op, ref.dtype)).astype(storage_type(ref.dtype))
+        ref, order, kept, size = b.literal(f"{b.name()}.none", none, ref.dtype), [0], list(range(1, len(rest) + 1)), 1
     rest = tuple(ref.shape[d] for d in kept)
     moved = b.reshape(b.view(ref, View.transpose(ref.shape, [*order, *kept])), (size, *rest))
     names = tuple(f"d{i}" for i in range(len(rest)))

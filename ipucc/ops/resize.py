@@ -126,7 +126,9 @@ def _symmetric(at: Floats, scale: float, inner: int, outer: int) -> Floats:
 
 
 def _corners(at: Floats, scale: float, inner: int, outer: int) -> Floats:
-    return at * (inner - 1) / (outer - 1) if outer > 1 else np.zeros_like(at)
+    # The length that the scale gives, of which the result has the whole elements.
+    length = scale * inner if abs(scale * inner - outer) > 1e-3 else outer
+    return at * (inner - 1) / (length - 1) if length > 1 else np.zeros_like(at)
 
 
 _COORDINATES = {

@@ -18,6 +18,9 @@ def _reshape(b: Builder, node: ir.Node) -> None:
 
 @lowering("Identity", "Dropout")
 def _identity(b: Builder, node: ir.Node) -> None:
+    if node.op_type == "Dropout":
+        # The import takes every form that drops nothing.
+        raise b.fail("IPU0202", "Dropout in training needs random numbers", help=["export the model for inference"])
     b.define(node, b.ref(node, 0))
 
 
@@ -139,7 +142,8 @@ def _depth_space(b: Builder, node: ir.Node) -> None:
     s = node.attributes.get_int("blocksize")
     if node.op_type == "SpaceToDepth":
         ref = b.reshape(ref, (n, c, h // s, s, w // s, s))
-        ref = b.view(ref, View.transpose(ref.shape, (0, 3, 5, 1, 2, 4)))
+        crd = node.attributes.get_string("mode", "DCR") == "CRD"
+        ref = b.view(ref, View.transpose(ref.shape, (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4)))
     elif node.attributes.get_string("mode", "DCR") == "DCR":
         ref = b.reshape(ref, (n, s, s, c // (s * s), h, w))
         ref = b.view(ref, View.transpose(ref.shape, (0, 3, 4, 1, 5, 2)))

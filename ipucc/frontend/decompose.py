@@ -1,0 +1,98 @@
+"""Ops that are written in others where ONNX has no function body for them, or one that is not for tiles.
+
+A rule takes a node whose operands have static shapes, inserts nodes before it and finishes it, or returns False and
+leaves it as it is: whoever lowers it then says what is not supported.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import onnx_ir as ir
+
+from ipucc.frontend import quantise
+from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
+
+__all__ = ["decompose"]
+
+Rule = Callable[[ir.Node], bool]
+
+
+def decompose(model: ir.Model) -> int:
+    """Replace every node that a rule takes; the number replaced."""
+    count = 0
+    for node in list(model.graph):
+        rule = RULES.get(node.op_type) if node.domain == "" else None
+        known = all(v is None or (shape_or_none(v) is not None and v.dtype is not None) for v in node.inputs)
+        if rule is not None and known:
+            count += rule(node)
+    return count
+
+
+def wanted(node: ir.Node, index: int) -> bool:
+    """Whether somebody reads a result."""
+    return index < len(node.outputs) and bool(node.outputs[index].uses() or node.outputs[index].is_graph_output())
+
+
+def layer_statistics(node: ir.Node) -> bool:
+    """Mean and inverse deviation of a LayerNormalization, beside the op itself."""
+    if not (wanted(node, 1) or wanted(node, 2)):
+        return False
+    e = Emitter(node)
+    x = node.inputs[0]
+    shape = shape_or_none(x)
+    assert x is not None
+    assert shape is not None
+    axis, epsilon = node.attributes.get_int("axis", -1), node.attributes.get_float("epsilon", 1e-5)
+    stash = node.attributes.get_int("stash_type", 1)
+    y = e.op("LayerNormalization", *node.inputs, axis=axis, epsilon=epsilon, stash_type=stash)
+    wide = e.cast(x, stash)
+    axes = e.ints(*range(axis % len(shape), len(shape)))
+    mean = e.op("ReduceMean", wide, axes, keepdims=1)
+    less = e.op("Sub", wide, mean)
+    variance = e.op("ReduceMean", e.op("Mul", less, less), axes, keepdims=1)
+    deviation = e.op("Sqrt", e.op("Add", variance, e.constant(epsilon, ir.DataType(stash))))
+    e.finish(y, mean, e.op("Reciprocal", deviation))
+    return True
+
+
+def dropout_mask(node: ir.Node) -> bool:
+    """The mask of a Dropout that drops nothing."""
+    training, ratio = constant_of(operand(node, 2)), constant_of(operand(node, 1))
+    random = operand(node, 2) is not None and (training is None or bool(training.reshape(-1)[0]))
+    if random and (ratio is None or float(ratio.reshape(-1)[0]) != 0.0):
+        return False
+    e = Emitter(node)
+    shape = shape_or_none(node.inputs[0]) or ()
+    mask = e.op("Expand", e.constant(True), e.ints(*shape)) if wanted(node, 1) else None
+    e.finish(e.op("Identity", node.inputs[0]), mask)
+    return True
+
+
+def pad_with_data(node: ir.Node) -> bool:
+    """Pad with a value that is computed: padded with zeros, and the value where padding is."""
+    value = operand(node, 2)
+    if value is None or constant_of(value) is not None or constant_of(operand(node, 1)) is None:
+        return False
+    x = node.inputs[0]
+    if node.attributes.get_string("mode", "constant") != "constant" or x is None or x.dtype is None:
+        return False
+    e = Emitter(node)
+    inside = e.op("Expand", e.constant(1, ir.DataType.FLOAT), e.ints(*(shape_or_none(x) or ())))
+    axes = [operand(node, 3)] if operand(node, 3) is not None else []
+    placed = e.op("Cast", e.op("Pad", inside, node.inputs[1], None, *axes), to=int(ir.DataType.BOOL))
+    padded = e.op("Pad", x, node.inputs[1], None, *axes)
+    e.finish(e.op("Where", placed, padded, e.op("Reshape", value, e.ints())))
+    return True
+
+
+RULES: Final[dict[str, Rule]] = {
+    "LayerNormalization": layer_statistics,
+    "Dropout": dropout_mask,
+    "Pad": pad_with_data,
+    "QuantizeLinear": quantise.quantize_linear,
+    "DequantizeLinear": quantise.dequantize_linear,
+    "QLinearMatMul": quantise.qlinear_matmul,
+    "QLinearConv": quantise.qlinear_conv,
+    "MatMulInteger": quantise.matmul_integer,
+    "ConvInteger": quantise.conv_integer,
+}

@@ -9,8 +9,9 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ipucc.frontend import quantise
+from ipucc.frontend import quantise, sampling, spectral
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
+from ipucc.frontend.recurrent import recurrent
 
 __all__ = ["decompose"]
 
@@ -95,4 +96,11 @@ RULES: Final[dict[str, Rule]] = {
     "QLinearConv": quantise.qlinear_conv,
     "MatMulInteger": quantise.matmul_integer,
     "ConvInteger": quantise.conv_integer,
+    "RNN": recurrent,
+    "GRU": recurrent,
+    "LSTM": recurrent,
+    "DFT": spectral.dft,
+    "STFT": spectral.stft,
+    "GridSample": sampling.grid_sample,
+    "ReverseSequence": sampling.reverse_sequence,
 }

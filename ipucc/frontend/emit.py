@@ -73,7 +73,7 @@ class Emitter:
                 # An Identity keeps the name of the output; it goes again where that is allowed.
                 keep = ir.node("Identity", [new], metadata_props=dict(self.node.metadata_props),
                                name=f"{self.prefix}/output_{i}")  # fmt: skip
-                keep.outputs[0].name, keep.outputs[0].type, keep.outputs[0].shape = old.name, old.type, old.shape
+                keep.outputs[0].name, keep.outputs[0].type = old.name, old.type
                 old.name = f"{old.name}.replaced"
                 self.graph.insert_before(self.node, keep)
                 new = keep.outputs[0]

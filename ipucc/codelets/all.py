@@ -17,9 +17,11 @@ FAMILIES: Final = (
     "positions",
     "reduce",
     "resize",
+    "scatter",
     "softmax",
     "sparse",
     "sparse_conv",
+    "topk",
 )
 """Modules of `ipucc.codelets` that register codelets."""
 

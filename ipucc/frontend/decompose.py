@@ -10,6 +10,7 @@ from typing import Final
 import onnx_ir as ir
 
 from ipucc.frontend import quantise, sampling, spectral
+from ipucc.frontend.einsum import einsum
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
 from ipucc.frontend.recurrent import recurrent
 
@@ -103,4 +104,6 @@ RULES: Final[dict[str, Rule]] = {
     "STFT": spectral.stft,
     "GridSample": sampling.grid_sample,
     "ReverseSequence": sampling.reverse_sequence,
+    "TensorScatter": sampling.tensor_scatter,
+    "Einsum": einsum,
 }

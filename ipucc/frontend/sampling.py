@@ -1,4 +1,4 @@
-"""Ops that pick elements at computed places: GridSample, ReverseSequence."""
+"""Ops that pick or place elements at computed places: GridSample, ReverseSequence, TensorScatter."""
 
 from itertools import product
 from math import prod
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ipucc.frontend.emit import Emitter, operand, shape_or_none
 
-__all__ = ["grid_sample", "reverse_sequence"]
+__all__ = ["grid_sample", "reverse_sequence", "tensor_scatter"]
 
 _FLOAT, _INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 _CUBIC = -0.75
@@ -139,4 +139,28 @@ def reverse_sequence(node: ir.Node) -> bool:
     index = e.op("Where", e.op("Less", at, long), turned, at)
     found = e.op("GatherND", rows, e.op("Unsqueeze", index, e.ints(2)), batch_dims=1)
     e.finish(found if batch == 0 else e.op("Transpose", found, perm=[1, 0, *range(2, len(shape))]))
+    return True
+
+
+def tensor_scatter(node: ir.Node) -> bool:
+    """A cache with new rows from a position of each sequence on; with mode circular they go round at the end."""
+    e = Emitter(node)
+    cache, update, start = node.inputs[0], node.inputs[1], operand(node, 2)
+    shape, new = shape_or_none(cache), shape_or_none(update)
+    mode = node.attributes.get_string("mode", "linear")
+    if shape is None or new is None or mode not in ("linear", "circular"):
+        return False
+    rank = len(shape)
+    axis = node.attributes.get_int("axis", -2) % rank
+    order = [0, axis, *(d for d in range(1, rank) if d != axis)]
+    steps = e.constant(np.arange(new[axis])[None, :])
+    at = steps if start is None else e.op("Add", e.op("Reshape", e.cast(start, _INT64), e.ints(shape[0], 1)), steps)
+    if mode == "circular":
+        at = e.op("Mod", at, e.ints(shape[axis]))
+    at = e.op("Expand", at, e.ints(shape[0], new[axis]))
+    sequence = e.constant(np.repeat(np.arange(shape[0])[:, None], new[axis], axis=1)[:, :, None])
+    places = e.op("Concat", sequence, e.op("Unsqueeze", at, e.ints(2)), axis=2)
+    rows, changed = (e.op("Transpose", v, perm=order) for v in (cache, update))
+    made = e.op("ScatterND", rows, places, changed)
+    e.finish(e.op("Transpose", made, perm=[int(d) for d in np.argsort(order)]))
     return True

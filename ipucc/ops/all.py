@@ -19,9 +19,11 @@ FAMILIES: Final = (
         "reduce",
         "resize",
         "rotary",
+        "scatter",
         "softmax",
         "sparse",
         "sparse_conv",
+        "topk",
         "views",
     ),
 )

@@ -15,7 +15,7 @@ from ipucc.ops.graph import Ref
 from ipucc.ops.spec import Along, Axis
 from ipucc.tiles.view import View
 
-__all__ = ["gather", "select"]
+__all__ = ["gather", "position", "select"]
 
 
 def select(b: Builder, data: Ref, index: Ref, batch: int) -> Ref:
@@ -104,7 +104,7 @@ def _gather_nd(b: Builder, node: ir.Node) -> None:
     depth, count = wanted[-1], prod(wanted[batch:-1])
     sizes, rest = data.shape[batch : batch + depth], data.shape[batch + depth :]
     if index is None:
-        where = b.reshape(_position(b, b.ref(node, 1), sizes), (*lead, count))
+        where = b.reshape(position(b, b.ref(node, 1), sizes), (*lead, count))
         b.define(node, b.reshape(select(b, b.reshape(data, (*lead, prod(sizes), *rest)), where, batch), shape))
         return
     split = [np.where(index[..., k] < 0, index[..., k] + n, index[..., k]) for k, n in enumerate(sizes)]
@@ -124,7 +124,7 @@ def _linear(at: Sequence[Array], shape: Sequence[int]) -> Array:
     return np.where(outside, -1 - prod(shape), linear)
 
 
-def _position(b: Builder, index: Ref, sizes: Sequence[int]) -> Ref:
+def position(b: Builder, index: Ref, sizes: Sequence[int]) -> Ref:
     """The row-major position of every index vector [..., len(sizes)], computed on the tiles."""
     last = len(index.shape) - 1
     columns = [b.view(index, View.take(index.shape, last, [k])) for k in range(len(sizes))]

@@ -6,12 +6,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: help demo test test-slow golden validate lint fmt clean
+.PHONY: help demo test test-slow conformance golden validate lint fmt clean
 
 help:
 	@echo "make demo       compile and run the digits network on a simulated IPU, dense and block-sparse"
 	@echo "make test       the tests that take a few seconds each"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make conformance  the backend tests of ONNX through compiled programs"
 	@echo "make golden     write the golden texts of tests/golden again"
 	@echo "make validate   the cycle model against published measurements of real IPUs"
 	@echo "make lint       ruff and mypy"
@@ -26,6 +27,9 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow
+
+conformance: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/conformance.py
 
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests/golden --snapshot-update

@@ -54,10 +54,10 @@ SIZING: Final = {
     "NonMaxSuppression": (2, 3, 4),
     "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "STFT": (1, 3), "Slice": (1, 2, 3, 4), "Split": (1,),
     "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Trilu": (1,), "Unsqueeze": (1,), "Upsample": (1,), "Loop": (0,),
-    **{name: (1,) for name in (
-        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-        "ReduceSum", "ReduceSumSquare",
-    )},
+    **{
+        f"Reduce{kind}": (1,)
+        for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+    },
 }  # fmt: skip
 """Operands of ops that say where elements are or how many there are: no value of an element follows from them."""
 
@@ -66,7 +66,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: `status` is pass, refused, rounding, wrong, crash, internal or hang; `reason` an id and its message."""
+    """What became of a case. `status` is pass, refused, rounding, wrong, crash, internal or hang; `reason` is an id and
+    its message, or what is wrong."""
 
     name: str
     kind: str
@@ -142,15 +143,20 @@ def as_array(item: object) -> Array | None:
 
 def sizing_inputs(graph: onnx.GraphProto) -> set[str]:
     """The inputs of a graph from which a shape, an axis or a count follows, through whatever nodes."""
+    return _sizing(graph) & {value.name for value in graph.input}
+
+
+def _sizing(graph: onnx.GraphProto) -> set[str]:
+    """The values of a graph, and of those around it, from which a shape, an axis or a count follows."""
     wanted: set[str] = set()
     for node in reversed(graph.node):
         for attribute in node.attribute:
-            for body in ([attribute.g] if attribute.HasField("g") else list(attribute.graphs)):
-                wanted |= sizing_inputs(body)
+            for body in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
+                wanted |= _sizing(body)
         if any(name in wanted for name in node.output) and node.op_type not in ("Shape", "Size"):
             wanted |= set(node.input)
         wanted |= {node.input[i] for i in SIZING.get(node.op_type, ()) if i < len(node.input)}
-    return wanted - {""}
+    return wanted
 
 
 def run_case(case: Case, target: str) -> Outcome:
@@ -280,7 +286,9 @@ def problems(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 @click.command()
-@click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Kinds of cases; all of them by default.")
+@click.option(
+    "--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Kinds of cases; all of them by default."
+)
 @click.option("--op", "ops", multiple=True, help="Only cases about this op.")
 @click.option("--case", "patterns", multiple=True, help="Only cases whose name matches.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all outcomes here.")
@@ -302,7 +310,9 @@ def main(
     if json_path is not None:
         json_path.write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
     if freeze:
-        FROZEN.write_text("".join(f"{n}\n" for n in sorted(frozen() | {o.name for o in outcomes if o.status == "pass"})))
+        FROZEN.write_text(
+            "".join(f"{n}\n" for n in sorted(frozen() | {o.name for o in outcomes if o.status == "pass"}))
+        )
     print(table(outcomes))
     if verbose:
         print("\n".join(f"{o.name}: {o.status} {o.reason}" for o in outcomes if o.status != "pass"))
@@ -310,7 +320,9 @@ def main(
         count = Counter(o.status for o in outcomes if o.kind == kind)
         if count:
             print(f"{kind}: " + ", ".join(f"{n} {status}" for status, n in sorted(count.items())))
-    print(f"{time.perf_counter() - begin:.0f} s, {sum(o.seconds for o in outcomes) / max(len(outcomes), 1):.3f} s a case")
+    print(
+        f"{time.perf_counter() - begin:.0f} s, {sum(o.seconds for o in outcomes) / max(len(outcomes), 1):.3f} s a case"
+    )
     if wrong := problems(outcomes):
         print("\n".join(wrong), file=sys.stderr)
         sys.exit(1)

@@ -23,10 +23,9 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import onnx
 import onnx_ir as ir
-
-import numpy as np
 
 from ipucc import __version__
 from ipucc.code_digest import foreign_code, own_code

@@ -57,8 +57,9 @@ class CompileOptions:
     """What a user can choose. `passes` replaces the graph-level pipeline; `effort` says how long placement searches.
 
     `keep` is the number of plans per op offered to placement, None the effort's own. `recompute` says whether tensors
-    may be computed again where the model does not fit otherwise. `bind` gives values to inputs, which are constants then. `block`, `density`, `score`, `pattern`, `mask`,
-    `calibrate` and `budget` are options of the pass `sparsify`, which runs if any of them is given.
+    may be computed again where the model does not fit otherwise. `bind` gives values to inputs, constants
+    then. `block`, `density`, `score`, `pattern`, `mask`, `calibrate` and `budget` are options of the pass `sparsify`,
+    which runs if any of them is given.
     """
 
     target: str = "gc200"

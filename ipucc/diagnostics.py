@@ -100,7 +100,7 @@ IDS: dict[str, str] = {
     "IPU0607": "the numbers differ from the reference",
     "IPU0608": "two references disagree",
     "IPU0609": "the reference could not be computed",
-    "IPU0610": "an integer input does not fit in 32 bits",
+    "IPU0610": "an input does not fit in 32 bits",
     "IPU0611": "checked mode found a read of stale or foreign memory",
     "IPU0612": "an index read from data lies outside its axis",
     "IPU0613": "options of a run exclude each other",

@@ -62,7 +62,7 @@ def compute_type(name: str) -> DTypeLike:
 
 def integer_range(name: str) -> tuple[int, int]:
     """The least and the largest value of an integer type as a tile holds it."""
-    info = ml_dtypes.iinfo(STORAGE[name])
+    info = ml_dtypes.iinfo(STORAGE[name])  # type: ignore[no-untyped-call]
     return int(info.min), int(info.max)
 
 

@@ -125,6 +125,12 @@ def _array(name: str, kind: str, value: ArrayLike) -> tuple[Array, Diagnostic | 
 
 
 def _range_problem(name: str, kind: str, array: Array) -> list[Diagnostic]:
+    if kind == "float64":
+        largest = float(np.finfo(np.float32).max)
+        if not (np.isfinite(array) & (np.abs(array) > largest)).any():
+            return []
+        text = f"input {name!r} has values beyond {largest:.4g}, the largest that a tile holds"
+        return [Diagnostic("IPU0610", "error", text, help=("the machine has no 64-bit floating point",))]
     if array.dtype.kind not in "iu" or not array.size:
         return []
     info = np.iinfo(STORAGE[kind].name)  # by name: the table is typed for elements of every kind

@@ -98,7 +98,8 @@ Emit = Literal["graph", "placement", "program"]
 @json_option
 def compile_command(
     model: str, output: str | None, target: str, precision: Literal["model", "fp16"],
-    partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...], bind: tuple[str, ...], passes: str | None,
+    partials: Literal["fp16", "fp32"], dims: tuple[str, ...], input_shapes: tuple[str, ...],
+    bind: tuple[str, ...], passes: str | None,
     block: str | None, density: float | None, score: str | None, pattern: str | None, mask: str | None,
     budget: int | None, calibrate: str | None, solver: Literal["cpsat", "greedy"],
     effort: Literal["fast", "default", "max"], recompute: Literal["auto", "off"], load: tuple[str, ...],

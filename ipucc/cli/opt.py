@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ipucc.cli.options import bind_option, dim_option, input_shape_option, load_option, read_bound, read_dims, read_shapes
+from ipucc.cli.options import (
+    bind_option,
+    dim_option,
+    input_shape_option,
+    load_option,
+    read_bound,
+    read_dims,
+    read_shapes,
+)
 from ipucc.cli.output import replacing, writable
 from ipucc.cli.progress import watched
 from ipucc.cli.verb import Verb, report, show
@@ -27,7 +35,12 @@ INLINE_BYTES = 2**31 - 2**24
 @bind_option
 @load_option
 def opt_command(
-    model: str, output: str, passes: str, dims: tuple[str, ...], input_shapes: tuple[str, ...], bind: tuple[str, ...],
+    model: str,
+    output: str,
+    passes: str,
+    dims: tuple[str, ...],
+    input_shapes: tuple[str, ...],
+    bind: tuple[str, ...],
     load: tuple[str, ...],
 ) -> None:
     """Run graph passes on an ONNX model and write it as ONNX.

@@ -89,7 +89,7 @@ def read_dims(texts: Sequence[str]) -> dict[str, int]:
 
 def read_bound(texts: Sequence[str]) -> dict[str, "Array"]:
     """Arrays by input name. Raises OptionSyntax, and CompileError IPU0605 for a file that cannot be read."""
-    from ipucc.npz import read_header, read_array, unreadable
+    from ipucc.npz import read_array, read_header, unreadable
 
     bound: dict[str, Array] = {}
     for text in texts:

@@ -100,6 +100,8 @@ def _product(e: Emitter, a: _Term, b: _Term, wanted: str) -> _Term:
             for name, labels in (("rows", rows), ("inner", inner), ("columns", columns))}  # fmt: skip
     lead = a.shape(batch)
     left = e.op("Reshape", _ordered(e, a, batch + rows + inner).value, e.ints(*lead, size["rows"], size["inner"]))
-    right = e.op("Reshape", _ordered(e, b, batch + inner + columns).value, e.ints(*lead, size["inner"], size["columns"]))
+    right = e.op(
+        "Reshape", _ordered(e, b, batch + inner + columns).value, e.ints(*lead, size["inner"], size["columns"])
+    )
     made = e.op("Reshape", e.op("MatMul", left, right), e.ints(*lead, *a.shape(rows), *a.shape(columns)))
     return _Term(made, batch + rows + columns, a.sizes)

@@ -97,7 +97,7 @@ def shape_or_none(value: ir.Value | None) -> tuple[int, ...] | None:
     return tuple(int(d) for d in value.shape.numpy())
 
 
-def constant_of(value: ir.Value | None) -> np.ndarray | None:  # type: ignore[type-arg]
+def constant_of(value: ir.Value | None) -> np.ndarray | None:
     """The numbers of a constant."""
     if value is None or value.const_value is None or is_missing(value.const_value):
         return None

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import onnx_ir as ir
+from numpy.typing import ArrayLike
 from onnx_ir.passes.common import (
     LiftSubgraphInitializersToMainGraphPass,
     RemoveInitializersFromInputsPass,
 )
-from numpy.typing import ArrayLike
 
 from ipucc.diagnostics import CompileError, Diagnostic
 from ipucc.frontend.attention import expand_attention

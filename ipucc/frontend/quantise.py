@@ -122,7 +122,7 @@ def _saturated(e: Emitter, quotient: ir.Value, zero: ir.Value | None, to: ir.Dat
     rounded = e.op("Round", quotient)
     if zero is not None:
         rounded = e.op("Add", rounded, zero)
-    limits = ml_dtypes.iinfo(to.numpy())
+    limits = ml_dtypes.iinfo(to.numpy())  # type: ignore[no-untyped-call]
     low, high = (e.constant(float(v), _FLOAT) for v in (limits.min, limits.max))
     return e.cast(e.op("Clip", rounded, low, high), to)
 

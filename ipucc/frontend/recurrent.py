@@ -26,7 +26,8 @@ def recurrent(node: ir.Node) -> bool:
     refused = ("clip", "activation_alpha", "activation_beta")
     functions = attributes.get_strings("activations", [])
     shape = shape_or_none(node.inputs[0])
-    if any(name in attributes for name in refused) or attributes.get_int("input_forget", 0) or shape is None:
+    coupled = attributes.get_int("input_forget", 0) == 1
+    if any(name in attributes for name in refused) or coupled or shape is None:
         return False
     if any(f not in _PLAIN for f in functions):
         return False
@@ -62,7 +63,8 @@ class _Recurrence:
         # [steps, directions, batch, hidden], and the last states [directions, batch, hidden].
         states = [e.op("Unsqueeze", self.joined(ys, 0), e.ints(1)) for ys, _, _ in found]
         y = self.joined(states, 1)
-        last = [self.joined([e.op("Unsqueeze", f[i], e.ints(0)) for f in found], 0) for i in (1, 2)]
+        ends = ([h for _, h, _ in found], [c for _, _, c in found])
+        last = [self.joined([e.op("Unsqueeze", value, e.ints(0)) for value in values], 0) for values in ends]
         if self.batch_first:
             y = e.op("Transpose", y, perm=[2, 0, 1, 3])
             last = [e.op("Transpose", v, perm=[1, 0, 2]) for v in last]

@@ -30,7 +30,9 @@ class _Sampler:
         e, node = self.e, self.node
         x, grid = node.inputs
         shape, places = shape_or_none(x), shape_or_none(grid)
-        if x is None or shape is None or places is None or self.mode not in ("nearest", "linear", "cubic"):
+        if x is None or grid is None or shape is None or places is None:
+            return False
+        if self.mode not in ("nearest", "linear", "cubic"):
             return False
         sizes = shape[2:]
         count = prod(places[1:-1])

@@ -19,7 +19,8 @@ _MAX_ROUNDS = 100
 
 
 def settle(model: ir.Model, where: str | None = None) -> None:
-    """Infer shapes, fold constants, take decided branches, write out loops of known trips and drop dead code until nothing changes.
+    """Infer shapes, fold constants, take decided branches, write out loops of known trips and drop dead code until
+    nothing changes.
 
     The last thing done is an inference, so types and shapes belong to the graph as it is. Raises IPU0114.
     """

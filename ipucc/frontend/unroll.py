@@ -52,8 +52,10 @@ def _scan(node: ir.Node) -> bool:
     outputs = len(stacked)
     places = node.attributes.get_ints("scan_output_axes", [0] * outputs)
     turned = node.attributes.get_ints("scan_output_directions", [0] * outputs)
-    joined = [_stack(e, found[::-1] if back else found, axis, inner)
-              for found, axis, back, inner in zip(stacked, places, turned, body.outputs[states:], strict=True)]  # fmt: skip
+    joined = [
+        _stack(e, found[::-1] if back else found, axis, inner)
+        for found, axis, back, inner in zip(stacked, places, turned, body.outputs[states:], strict=True)
+    ]
     e.finish(*carried, *joined)
     return True
 
@@ -132,4 +134,3 @@ def _stack(e: Emitter, values: Sequence[ir.Value], axis: int, inner: ir.Value) -
     if axis < 0:
         axis += 1 + (len(inner.shape) if inner.shape is not None else 0)
     return e.op("Concat", *(e.op("Unsqueeze", value, e.ints(axis)) for value in values), axis=axis)
-

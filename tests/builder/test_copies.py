@@ -20,7 +20,6 @@ from ipucc.builder import (
     grid,
     linear,
     on_tile,
-    register,
     replicated,
 )
 from ipucc.diagnostics import CompileError
@@ -103,7 +102,6 @@ def test_a_copy_of_a_part_into_a_part_leaves_the_rest(data: st.DataObject) -> No
     assert (copied(b, x, y, values) == expected).all()
 
 
-@register
 @dataclass(frozen=True)
 class Widen(Codelet):
     """A cell without halos into one with halos, which get a value that is wrong."""
@@ -120,7 +118,6 @@ class Widen(Codelet):
         return [np.pad(operands[0], [(0, 0), *self.halo], constant_values=-7.0)]
 
 
-@register
 @dataclass(frozen=True)
 class Reach(Codelet):
     """Of every element the sum of those at the ends of its halos: in its row, its column, and across."""

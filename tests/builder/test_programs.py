@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import ipucc
-from ipucc.builder import Builder, Cells, Codelet, Target, grid, linear, on_tile, register, replicated
+from ipucc.builder import Builder, Cells, Codelet, Target, grid, linear, on_tile, replicated
 from ipucc.cli.main import cli
 from ipucc.diagnostics import CompileError, DoesNotFit
 from ipucc.program.printing import print_program
@@ -25,7 +25,6 @@ Array = NDArray[Any]
 GC200 = load_target("gc200")
 
 
-@register
 @dataclass(frozen=True)
 class Scale(Codelet):
     """x * by, one cycle of its worker per element."""
@@ -47,7 +46,6 @@ class Scale(Codelet):
         return [operands[0] * np.float32(self.by)]
 
 
-@register
 @dataclass(frozen=True)
 class Add(Codelet):
     """x + y, a hundred cycles of the tile."""

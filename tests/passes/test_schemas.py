@@ -69,6 +69,8 @@ def test_every_elementwise_op_runs(op: str, run: Callable[..., np.ndarray]) -> N
         extra = ", 0.2, 0.6"
     elif op == "Cast":
         extra = ', to="float16"'
+    elif op == "BitCast":
+        extra = ', to="int32"'
     names = [f"a{i}" for i in range(len(args))]
     run("FusedElementwise", dict(zip(names, args, strict=True)), expr=f"{op}({', '.join(names)}{extra})")
 

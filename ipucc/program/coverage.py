@@ -30,25 +30,26 @@ def written_words(products: Sequence[tuple[Track, ...]], layout: Layout) -> Mark
 
     Cells and offsets must lie inside the layout, all numbers be whole words (see `ipucc.tiles.tracks`).
     """
-    marks = np.zeros((prod(layout.grid), layout.slot_bytes // WORD), np.uint8)
-    for tracks in products:
-        if not tracks:
-            continue
-        _, cell, _, at = flatten(tracks)
-        t = tracks[-1]
-        mark(marks, cell, at // WORD, t.dst_cell, t.dst_at // WORD, t.count, t.dst_step // WORD, t.run // WORD)
-    return marks
+    return _marked(products, layout, source=False)
 
 
 def read_words(products: Sequence[tuple[Track, ...]], layout: Layout) -> Marks:
-    """[cells, words of a cell]: how often products of tracks read each word of a source; 2 stands for more."""
+    """The same of what they read of a source."""
+    return _marked(products, layout, source=True)
+
+
+def _marked(products: Sequence[tuple[Track, ...]], layout: Layout, source: bool) -> Marks:
     marks = np.zeros((prod(layout.grid), layout.slot_bytes // WORD), np.uint8)
     for tracks in products:
         if not tracks:
             continue
-        cell, _, at, _ = flatten(tracks)
+        src_cell, dst_cell, src_at, dst_at = flatten(tracks)
         t = tracks[-1]
-        mark(marks, cell, at // WORD, t.src_cell, t.src_at // WORD, t.count, t.src_step // WORD, t.run // WORD)
+        cell, at, first, begin, step = (
+            (src_cell, src_at, t.src_cell, t.src_at, t.src_step) if source
+            else (dst_cell, dst_at, t.dst_cell, t.dst_at, t.dst_step)
+        )  # fmt: skip
+        mark(marks, cell, at // WORD, first, begin // WORD, t.count, step // WORD, t.run // WORD)
     return marks
 
 

@@ -87,9 +87,27 @@ def pad_with_data(node: ir.Node) -> bool:
     return True
 
 
+def group_normalization(node: ir.Node) -> bool:
+    """A GroupNormalization of opset 18, with a scale and a bias for every group instead of every channel."""
+    x, groups = node.inputs[0], node.attributes.get_int("num_groups", 1)
+    shape = shape_or_none(x) or ()
+    channels = int(shape[1])
+    if channels == groups or any(shape_or_none(v) != (groups,) for v in node.inputs[1:]):
+        return False
+    e = Emitter(node)
+    repeated = []
+    for value in node.inputs[1:]:
+        grouped = e.op("Expand", e.op("Reshape", value, e.ints(groups, 1)), e.ints(groups, channels // groups))
+        repeated.append(e.op("Reshape", grouped, e.ints(channels)))
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    e.finish(e.op("GroupNormalization", x, *repeated, epsilon=epsilon, num_groups=groups))
+    return True
+
+
 RULES: Final[dict[str, Rule]] = {
     "LayerNormalization": layer_statistics,
     "Dropout": dropout_mask,
+    "GroupNormalization": group_normalization,
     "Pad": pad_with_data,
     "QuantizeLinear": quantise.quantize_linear,
     "DequantizeLinear": quantise.dequantize_linear,

@@ -28,10 +28,11 @@ Node = tuple[str, int, int]
 itself ("fixed", tensor, 0)."""
 
 
-def in_local_orders(placement: Placement, price: float = 0.0) -> Placement:
+def in_local_orders(placement: Placement, price: float = 0.0, overlaps: Overlaps | None = None) -> Placement:
     """The same placement with the best local orders of all layouts, a byte of exchange code as dear as `price` cycles.
-    Ops that share a variable share their orders."""
-    return _Orders(placement, Overlaps(placement.problem.target), price).ordered()
+    Ops that share a variable share their orders. `overlaps` is what is known of edges on this machine."""
+    overlaps = Overlaps(placement.problem.target) if overlaps is None else overlaps
+    return _Orders(placement, overlaps, price).ordered()
 
 
 @dataclass(eq=False)

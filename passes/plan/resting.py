@@ -76,8 +76,8 @@ def resting(used: Layout, kind: Hosted, gathered: bool) -> Layout:
 
 def _inside(cut: Cut, size: int) -> Cut:
     """What every cell has of the tensor."""
-    lo = np.clip(cut[0], 0, size).astype(np.int32)
-    return lo, np.clip(cut[1], lo, size).astype(np.int32)
+    lo = np.minimum(np.maximum(cut[0], 0), size).astype(np.int32)
+    return lo, np.minimum(np.maximum(cut[1], lo), size).astype(np.int32)
 
 
 def dealt_layout(used: Layout) -> Layout:

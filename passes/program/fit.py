@@ -25,7 +25,6 @@ from ipucc.passes.program.lower import lower, order_transfers
 from ipucc.passes.program.overflow import code_too_large, data_too_large
 from ipucc.passes.program.roll import roll
 from ipucc.program.model import Program
-from ipucc.program.timing import Exchanges
 from ipucc.target import Target
 
 __all__ = ["Fitted", "fit"]
@@ -120,9 +119,7 @@ def fit(
     for i in sorted(first, key=lambda i: (first[i].objective, i)):
         try:
             placement = _against(first[i], bound)
-            return _fitted(
-                graphs[i], problems[i], placement, levels[i], cap, known.exchanges, begin, partial(placed, i)
-            )
+            return _fitted(graphs[i], problems[i], placement, levels[i], cap, known, begin, partial(placed, i))
         except CompileError as failure:
             failures[i] = failure
     raise failures[min(failures)]
@@ -143,13 +140,13 @@ def _fitted(
     placement: Placement,
     level: int | None,
     cap: int,
-    exchanges: Exchanges,
+    known: Known,
     begin: Begin,
     placed: Callable[[int, float, int | None], tuple[Placement, int | None]],
 ) -> Fitted:
     """The program of a placed graph, which is placed again as long as something does not fit."""
     failure: CompileError | None = None
-    target = exchanges.target
+    target, exchanges = known.target, known.exchanges
     bound = placement.bound
     room = target.executable_bytes - target.reserved_bytes
     allowed = float(room)
@@ -165,7 +162,7 @@ def _fitted(
             # The first bound holds for every choice, those that cost less code or memory among them.
             placement = _against(placement, bound)
         begin("lower")
-        placement = in_local_orders(placement, 0.0 if level is None else price_of(level))
+        placement = in_local_orders(placement, 0.0 if level is None else price_of(level), known.overlaps)
         program = roll(lower(graph, placement, target))
         code = code_size(program, target, exchanges)
         # What code takes beyond the part that was left to it is not there for data.

@@ -38,7 +38,7 @@ from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 
-import ipucc
+from ipucc.backend import IpuBackend, Refusal
 from ipucc.diagnostics import CompileError
 
 KINDS: Final = ("node", "pytorch-converted", "pytorch-operator")
@@ -46,20 +46,6 @@ FROZEN: Final = Path(__file__).parent.parent / "tests" / "conformance" / "passin
 TILES: Final = 8
 SECONDS: Final = 60
 """A case that takes longer hangs."""
-
-SIZING: Final = {
-    "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,),
-    "CumProd": (1,), "CumSum": (1,), "DFT": (1, 2), "Dropout": (1, 2), "Expand": (1,), "HammingWindow": (0,),
-    "HannWindow": (0,), "MelWeightMatrix": (0, 1, 2, 3, 4), "MaxUnpool": (2,), "OneHot": (1,), "Pad": (1, 3),
-    "NonMaxSuppression": (2, 3, 4),
-    "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "STFT": (1, 3), "Slice": (1, 2, 3, 4), "Split": (1,),
-    "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Trilu": (1,), "Unsqueeze": (1,), "Upsample": (1,), "Loop": (0,),
-    **{
-        f"Reduce{kind}": (1,)
-        for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-    },
-}  # fmt: skip
-"""Operands of ops that say where elements are or how many there are: no value of an element follows from them."""
 
 Array = NDArray[Any]
 
@@ -134,29 +120,11 @@ def _from_folder(model: onnx.ModelProto, folder: Path) -> Iterator[tuple[list[An
         yield pair[0], pair[1]
 
 
-def as_array(item: object) -> Array | None:
-    """An input or output of a case; None for sequences and optionals."""
+def as_array(item: Any) -> Any:
+    """An input or output of a case; sequences and optionals as they are."""
     if isinstance(item, onnx.TensorProto):
         return numpy_helper.to_array(item)
-    return np.asarray(item) if isinstance(item, np.ndarray | np.generic) else None
-
-
-def sizing_inputs(graph: onnx.GraphProto) -> set[str]:
-    """The inputs of a graph from which a shape, an axis or a count follows, through whatever nodes."""
-    return _sizing(graph) & {value.name for value in graph.input}
-
-
-def _sizing(graph: onnx.GraphProto) -> set[str]:
-    """The values of a graph, and of those around it, from which a shape, an axis or a count follows."""
-    wanted: set[str] = set()
-    for node in reversed(graph.node):
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-                wanted |= _sizing(body)
-        if any(name in wanted for name in node.output) and node.op_type not in ("Shape", "Size"):
-            wanted |= set(node.input)
-        wanted |= {node.input[i] for i in SIZING.get(node.op_type, ()) if i < len(node.input)}
-    return wanted
+    return np.asarray(item) if isinstance(item, np.generic) else item
 
 
 def run_case(case: Case, target: str) -> Outcome:
@@ -167,29 +135,19 @@ def run_case(case: Case, target: str) -> Outcome:
     def outcome(status: str, reason: str = "") -> Outcome:
         return Outcome(case.name, case.kind, case.op, status, reason, bound, time.perf_counter() - begin)
 
-    given = [value.name for value in case.model.graph.input]
-    held = {value.name for value in case.model.graph.initializer}
-    fed = [name for name in given if name not in held] if case.kind != "node" else given
-    wanted = sizing_inputs(case.model.graph)
     try:
+        ready = IpuBackend.prepare(case.model, target=target, solver="greedy", effort="fast")
+        bound = ready.bound
         for inputs, outputs in case.data:
-            arrays = [as_array(item) for item in inputs]
+            found = ready.run([as_array(item) for item in inputs])
             results = [as_array(item) for item in outputs]
-            if any(array is None for array in (*arrays, *results)):
-                return outcome("refused", "IPU0119 sequences and optionals")
-            feeds = {name: array for name, array in zip(fed, arrays, strict=False) if array is not None}
-            constants = {name: array for name, array in feeds.items() if name in wanted and array.ndim < 2}
-            bound = tuple(constants)
-            exe = ipucc.compile(case.model, target=target, solver="greedy", effort="fast", bind=constants)
-            got = exe.run({name: array for name, array in feeds.items() if name not in constants}).outputs
-            found = [got[value.name] for value in case.model.graph.output]
-            problem = difference([r for r in results if r is not None], found, case.rtol, case.atol)
+            problem = difference(results, found, case.rtol, case.atol)
             if problem:
-                same = all(rounded_alike(r, f) for r, f in zip(results, found, strict=True) if r is not None)
+                same = all(map(rounded_alike, results, found))
                 return outcome("rounding" if same else "wrong", problem)
     except CompileError as failure:
         first = failure.diagnostics[0]
-        return outcome("internal" if first.id.startswith("IPU09") else "refused",
+        return outcome("refused" if isinstance(failure, Refusal) else "internal",
                        f"{first.id} {first.op or ''}: {first.message.splitlines()[0]}")  # fmt: skip
     except Hanging:
         return outcome("hang", f"after {SECONDS} s")

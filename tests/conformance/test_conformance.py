@@ -33,18 +33,6 @@ def test_no_case_is_lost_wrong_or_crashing() -> None:
     assert conformance.problems(conformance.run_all(jobs)) == []
 
 
-def test_inputs_from_which_sizes_follow_are_found() -> None:
-    x, shape = (
-        helper.make_tensor_value_info(n, t, [2]) for n, t in (("x", TensorProto.FLOAT), ("s", TensorProto.INT64))
-    )
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    nodes = [helper.make_node("Add", ["s", "s"], ["t"]), helper.make_node("Reshape", ["x", "t"], ["y"])]
-    assert conformance.sizing_inputs(helper.make_graph(nodes, "g", [x, shape], [y])) == {"s"}
-    # The shape of a tensor does not follow from its elements.
-    nodes = [helper.make_node("Shape", ["x"], ["t"]), helper.make_node("Expand", ["x", "t"], ["y"])]
-    assert conformance.sizing_inputs(helper.make_graph(nodes, "g", [x], [y])) == set()
-
-
 def test_differences_of_rounding_are_no_wrong_numbers() -> None:
     wanted = np.array([1.0, 100.0], np.float32)
     assert conformance.rounded_alike(wanted, wanted + np.float32(1e-5))

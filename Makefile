@@ -3,16 +3,18 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+FUZZ_SEED ?= 0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: help demo test test-slow conformance golden validate lint fmt clean
+.PHONY: help demo test test-slow conformance fuzz golden validate lint fmt clean
 
 help:
 	@echo "make demo       compile and run the digits network on a simulated IPU, dense and block-sparse"
 	@echo "make test       the tests that take a few seconds each"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make conformance  the backend tests of ONNX through compiled programs"
+	@echo "make fuzz       random graphs against two oracles, without end or for FUZZ_MINUTES=30, from FUZZ_SEED=0 on"
 	@echo "make golden     write the golden texts of tests/golden again"
 	@echo "make validate   the cycle model against published measurements of real IPUs"
 	@echo "make lint       ruff and mypy"
@@ -30,6 +32,9 @@ test-slow: $(VENV)/.installed-test
 
 conformance: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/conformance.py
+
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python tests/fuzz/fuzz.py --seed $(FUZZ_SEED) $(if $(FUZZ_MINUTES),--minutes $(FUZZ_MINUTES))
 
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests/golden --snapshot-update

@@ -229,17 +229,19 @@ class _Roller:
         buffers: list[Buffer] = []
         number: dict[int, int] = {}
         roots: dict[int, int] = {}
+        pitch: dict[int, int] = {}
         for g, (count, first) in stacks.items():
             member = old.buffers[first]
             roots[g] = len(buffers)
             buffers.append(Buffer(f"{member.name}.stack", member.dtype, stack_layout(member.layout, count)))
+            pitch[g] = buffers[-1].nbytes // count
         order = [b for b in range(len(old.buffers)) if b not in self.merged]
         for b in order:
             number[b] = len(buffers)
             buffer = old.buffers[b]
             if b in self.place:
                 g, p = self.place[b]
-                buffers.append(Buffer(buffer.name, buffer.dtype, buffer.layout, -1, roots[g], p * buffer.nbytes))
+                buffers.append(Buffer(buffer.name, buffer.dtype, buffer.layout, -1, roots[g], p * pitch[g]))
             else:
                 buffers.append(Buffer(buffer.name, buffer.dtype, buffer.layout, -1, buffer.alias, 0))
         for b in order:
@@ -264,7 +266,7 @@ class _Roller:
             body = tuple(_renumbered(s, renumber) for s in old.steps[here : here + r.period])
             carry = self._carry(self.carries[r.start], body, renumber)
             body = (*body, *carry)
-            moving = {roots[self.place[b][0]]: old.buffers[b].nbytes for b in self.strided[r.start]}
+            moving = {roots[self.place[b][0]]: pitch[self.place[b][0]] for b in self.strided[r.start]}
             used = {b for s in body for b in _buffers(s)}
             strides = {b: moving[buffers[b].alias] for b in sorted(used) if buffers[b].alias in moving}
             rounds = [old.steps[at : at + r.period] for at in range(here, r.stop, r.period)]
@@ -297,7 +299,11 @@ class _Roller:
 
 
 def stack_layout(layout: Layout, count: int) -> Layout:
-    """`count` tensors of one layout behind each other: a leading dimension with one slot per member."""
+    """`count` tensors of one layout behind each other: a leading dimension with one slot per member. Numbers without a
+    dimension have a grain each."""
+    if not layout.shape:
+        single = np.zeros(1, np.int32), np.ones(1, np.int32)
+        layout = Layout((1,), (single,), layout.tiles[None], layout.itemsize, 0)
     ones = (np.arange(count, dtype=np.int32), np.arange(1, count + 1, dtype=np.int32))
     tiles = np.broadcast_to(layout.tiles[None], (count, *layout.tiles.shape))
     own = np.zeros(layout.grid, np.int32) if layout.slots is None else layout.slots

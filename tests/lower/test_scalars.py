@@ -92,3 +92,18 @@ def test_single_halves_move_in_whole_words(
     np.testing.assert_array_equal(got["z"], 4 * x[3] * x[4])
     np.testing.assert_array_equal(got["v"], [-x.max(), *x])
     np.testing.assert_array_equal(got["w"], [*x, -2 * x[3], -2 * x[3]])
+
+
+@pytest.mark.parametrize("kind", ["float", "float16", "int8"])
+def test_numbers_without_dimensions_are_repeated_in_a_loop(
+    kind: str, model_of: Callable[..., onnx.ModelProto], machine_file: Callable[..., Path]
+) -> None:
+    names = [f"{n}" for n in range(9)]
+    model = model_of(
+        f"g ({', '.join(f'{kind} x{n}' for n in names)}) => ({', '.join(f'{kind} y{n}' for n in names)}) "
+        f"{{ {' '.join(f'y{n} = Abs(x{n})' for n in names)} }}"
+    )
+    exe = ipucc.compile(model, target=str(machine_file(tiles=3, phase_cycles=3)), solver="greedy")
+    dtype = {"float": np.float32, "float16": np.float16, "int8": np.int8}[kind]
+    got = exe.run({f"x{n}": dtype(-int(n)) for n in names}, checked=True).outputs
+    assert [int(got[f"y{n}"]) for n in names] == list(range(9))

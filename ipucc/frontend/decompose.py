@@ -1,7 +1,8 @@
 """Ops that are written in others where ONNX has no function body for them, or one that is not for tiles.
 
-A rule takes a node whose operands have static shapes, inserts nodes before it and finishes it, or returns False and
-leaves it as it is: whoever lowers it then says what is not supported.
+A rule takes a node whose operands have static shapes, inserts nodes before it and finishes it, or leaves it as it is:
+with False, then whoever lowers it says what is not supported, or with the reason, which is said where there is no
+lowering.
 """
 
 from collections.abc import Callable
@@ -9,24 +10,28 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ipucc.frontend import quantise, sampling, spectral
+from ipucc.frontend import placing, quantise, sampling, spectral, training, windowed
 from ipucc.frontend.einsum import einsum
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
 from ipucc.frontend.recurrent import recurrent
+from ipucc.graph.edit import REFUSED
 
 __all__ = ["decompose"]
 
-Rule = Callable[[ir.Node], bool]
+Rule = Callable[[ir.Node], bool | str]
 
 
 def decompose(model: ir.Model) -> int:
     """Replace every node that a rule takes; the number replaced."""
     count = 0
     for node in list(model.graph):
-        rule = RULES.get(node.op_type) if node.domain == "" else None
+        rule = RULES.get((node.domain, node.op_type))
         known = all(v is None or (shape_or_none(v) is not None and v.dtype is not None) for v in node.inputs)
         if rule is not None and known:
-            count += rule(node)
+            done = rule(node)
+            if isinstance(done, str):
+                node.meta[REFUSED] = done
+            count += done is True
     return count
 
 
@@ -104,24 +109,41 @@ def group_normalization(node: ir.Node) -> bool:
     return True
 
 
-RULES: Final[dict[str, Rule]] = {
-    "LayerNormalization": layer_statistics,
-    "Dropout": dropout_mask,
-    "GroupNormalization": group_normalization,
-    "Pad": pad_with_data,
-    "QuantizeLinear": quantise.quantize_linear,
-    "DequantizeLinear": quantise.dequantize_linear,
-    "QLinearMatMul": quantise.qlinear_matmul,
-    "QLinearConv": quantise.qlinear_conv,
-    "MatMulInteger": quantise.matmul_integer,
+_RULES: Final[dict[str, Rule]] = {
+    "AffineGrid": sampling.affine_grid,
+    "BatchNormalization": training.batch_statistics,
+    "Col2Im": windowed.col2im,
     "ConvInteger": quantise.conv_integer,
-    "RNN": recurrent,
-    "GRU": recurrent,
-    "LSTM": recurrent,
     "DFT": spectral.dft,
-    "STFT": spectral.stft,
-    "GridSample": sampling.grid_sample,
-    "ReverseSequence": sampling.reverse_sequence,
-    "TensorScatter": sampling.tensor_scatter,
+    "DeformConv": sampling.deform_conv,
+    "DequantizeLinear": quantise.dequantize_linear,
+    "Dropout": dropout_mask,
     "Einsum": einsum,
+    "GRU": recurrent,
+    "GroupNormalization": group_normalization,
+    "GridSample": sampling.grid_sample,
+    "LSTM": recurrent,
+    "LayerNormalization": layer_statistics,
+    "MatMulInteger": quantise.matmul_integer,
+    "MaxPool": windowed.max_pool_positions,
+    "MaxUnpool": windowed.max_unpool,
+    "Pad": pad_with_data,
+    "QLinearConv": quantise.qlinear_conv,
+    "QLinearMatMul": quantise.qlinear_matmul,
+    "QuantizeLinear": quantise.quantize_linear,
+    "RNN": recurrent,
+    "ReverseSequence": placing.reverse_sequence,
+    "RoiAlign": sampling.roi_align,
+    "STFT": spectral.stft,
+    "TensorScatter": placing.tensor_scatter,
 }
+_TRAINING: Final[dict[str, Rule]] = {
+    "Adagrad": training.adagrad,
+    "Adam": training.adam,
+    "Momentum": training.momentum,
+}
+RULES: Final[dict[tuple[str, str], Rule]] = {
+    **{("", op): rule for op, rule in _RULES.items()},
+    **{("ai.onnx.preview.training", op): rule for op, rule in _TRAINING.items()},
+}
+"""By domain and op."""

@@ -23,6 +23,7 @@ AttrLike: TypeAlias = bool | int | float | str | Sequence[int] | Sequence[float]
 InputLike: TypeAlias = ir.Value | Array | bool | int | float | None
 
 ORIGIN: Final = "ipucc.origin"
+REFUSED: Final = "ipucc.refused"
 
 _DTYPES: Final[dict[str, ir.DataType]] = {
     d.numpy().name: d for d in ir.DataType if d not in (ir.DataType.UNDEFINED, ir.DataType.STRING)

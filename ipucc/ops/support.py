@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from ipucc.graph.edit import REFUSED
 from ipucc.ops.all import load_all
 from ipucc.ops.builder import lowerings
 
@@ -23,6 +24,8 @@ def supported(node: ir.Node) -> str | None:
     load_all()
     if (node.domain, node.op_type) in lowerings():
         return None
+    if REFUSED in node.meta:
+        return str(node.meta[REFUSED])
     if not node.domain and node.op_type in _REASONS:
         return _REASONS[node.op_type]
     where = f" of the domain {node.domain!r}" if node.domain else ""

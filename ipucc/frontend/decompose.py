@@ -8,6 +8,7 @@ lowering.
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from ipucc.frontend import placing, quantise, sampling, spectral, training, windowed
@@ -109,6 +110,46 @@ def group_normalization(node: ir.Node) -> bool:
     return True
 
 
+def get_element(node: ir.Node) -> bool:
+    """The element of an optional that is a tensor."""
+    if not isinstance(node.inputs[0].type if node.inputs[0] is not None else None, ir.TensorType):
+        return False
+    Emitter(node).finish(node.inputs[0])
+    return True
+
+
+def has_element(node: ir.Node) -> bool:
+    """Whether there is an operand, where that is a tensor if anything."""
+    given = operand(node, 0)
+    if given is not None and not isinstance(given.type, ir.TensorType):
+        return False
+    e = Emitter(node)
+    e.finish(e.constant(np.bool_(given is not None)))
+    return True
+
+
+def binarizer(node: ir.Node) -> bool:
+    """1 above a threshold, else 0."""
+    e = Emitter(node)
+    x = node.inputs[0]
+    assert x is not None
+    threshold = e.constant(node.attributes.get_float("threshold", 0.0), e.like(x))
+    e.finish(e.op("Cast", e.op("Greater", x, threshold), to=int(e.like(x))))
+    return True
+
+
+def feature_extractor(node: ir.Node) -> bool:
+    """Elements of the last dimension; those of a vector as a row."""
+    e = Emitter(node)
+    x, index = node.inputs
+    shape = shape_or_none(x)
+    if x is None or index is None or not shape:
+        return False
+    found = e.op("Gather", x, e.op("Reshape", index, e.ints(-1)), axis=len(shape) - 1)
+    e.finish(e.op("Unsqueeze", found, e.ints(0)) if len(shape) == 1 else found)
+    return True
+
+
 _RULES: Final[dict[str, Rule]] = {
     "AffineGrid": sampling.affine_grid,
     "BatchNormalization": training.batch_statistics,
@@ -127,6 +168,8 @@ _RULES: Final[dict[str, Rule]] = {
     "MatMulInteger": quantise.matmul_integer,
     "MaxPool": windowed.max_pool_positions,
     "MaxUnpool": windowed.max_unpool,
+    "OptionalGetElement": get_element,
+    "OptionalHasElement": has_element,
     "Pad": pad_with_data,
     "QLinearConv": quantise.qlinear_conv,
     "QLinearMatMul": quantise.qlinear_matmul,
@@ -137,6 +180,7 @@ _RULES: Final[dict[str, Rule]] = {
     "STFT": spectral.stft,
     "TensorScatter": placing.tensor_scatter,
 }
+_ML: Final[dict[str, Rule]] = {"ArrayFeatureExtractor": feature_extractor, "Binarizer": binarizer}
 _TRAINING: Final[dict[str, Rule]] = {
     "Adagrad": training.adagrad,
     "Adam": training.adam,
@@ -144,6 +188,7 @@ _TRAINING: Final[dict[str, Rule]] = {
 }
 RULES: Final[dict[tuple[str, str], Rule]] = {
     **{("", op): rule for op, rule in _RULES.items()},
+    **{("ai.onnx.ml", op): rule for op, rule in _ML.items()},
     **{("ai.onnx.preview.training", op): rule for op, rule in _TRAINING.items()},
 }
 """By domain and op."""

@@ -62,10 +62,12 @@ def inline_schema_functions(
             known = not node.domain and (node.op_type in native or node.op_type in NEVER_INLINED)
             if known or node in failed or node.domain not in _DOMAINS:
                 continue
+            captured = _captured(node)
             function = _schema_function(node, opset, typed)
             if function is None:
                 failed.add(node)
                 continue
+            _pass_captured(node, function, captured)
             node.domain, node.overload = _INLINED_DOMAIN, str(count + found)
             body = ir.serde.deserialize_function(function)
             body.domain, body.name, body.overload = _INLINED_DOMAIN, node.op_type, node.overload
@@ -148,6 +150,30 @@ def _schema_function(node: ir.Node, opset: int, typed: bool) -> onnx.FunctionPro
     # A body without an optional result lists it all the same.
     del function.output[len(node.outputs) :]
     return function if function.node else None
+
+
+def _captured(node: ir.Node) -> dict[str, ir.Value]:
+    """What bodies that are operands of a node read from around it, constants above all, by name."""
+    found: dict[str, ir.Value] = {}
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            inner = [child for child in attribute.as_graph().all_nodes()]
+            made = {value for child in inner for value in child.outputs} | set(attribute.as_graph().inputs)
+            read = [value for child in inner for value in child.inputs if value is not None and value not in made]
+            found |= {str(value.name): value for value in read}
+    return found
+
+
+def _pass_captured(node: ir.Node, function: onnx.FunctionProto, captured: dict[str, ir.Value]) -> None:
+    """Hand on to a function, as further operands, what its nodes read of those."""
+    made = {name for child in function.node for name in child.output}
+    free = dict.fromkeys(name for child in function.node for name in child.input if name in captured)
+    wanted = [name for name in free if name not in made]
+    if wanted:
+        node.resize_inputs(len(function.input) + len(wanted))
+        for i, name in enumerate(wanted, len(function.input)):
+            node.replace_input_with(i, captured[name])
+        function.input.extend(wanted)
 
 
 def _fill_defaults(node: ir.Node, schema: OpSchema) -> None:

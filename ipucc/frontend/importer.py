@@ -21,7 +21,7 @@ from ipucc.frontend.native import NATIVE_OPS
 from ipucc.frontend.opset import complete_imports, convert_opset, raise_ir_version
 from ipucc.frontend.origin import name_nodes
 from ipucc.frontend.shapes import check_static, forget_shapes
-from ipucc.frontend.simplify import settle, tidy
+from ipucc.frontend.simplify import scalar_ranges, settle, tidy
 from ipucc.frontend.unsupported import unsupported_nodes
 from ipucc.graph.fold import lift_constants
 from ipucc.graph.schemas import register
@@ -65,6 +65,7 @@ def load_model(
     model = convert_opset(model)
     rewrite_contrib(model)
     inline_schema_functions(model, native, where, typed=False)
+    scalar_ranges(model)
     forget_shapes(model)
     settle(model, where)
     # The body of a function may hold functions whose own bodies depend on types.

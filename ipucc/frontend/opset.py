@@ -4,9 +4,13 @@ Older models are converted to opset 26, the newest that onnxruntime has, so that
 26 to 28 are taken as they are (27 and 28 change few ops, and none of those in a way that ipucc must tell apart).
 """
 
+<<<<<<< HEAD
 from functools import cache
 from typing import Final
 
+=======
+import numpy as np
+>>>>>>> 61fabc0 (Bodies that read constants around them, slopes of old PRelu, ranges of vectors, optionals that are tensors; windows that skip elements see the rest alone)
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
@@ -81,6 +85,8 @@ def convert_opset(model: ir.Model) -> ir.Model:
             help=[f"export the model with a newer opset ({WORKING_OPSET} at best)"],
         ) from cause
     converted = restore(proto, form.tensors)
+    if version < 7:
+        _spread_slopes(converted, typed)
     if converted.graph.opset_imports.get("") != WORKING_OPSET:
         raise error("IPU0113", f"the model cannot be converted from opset {version} to {WORKING_OPSET}")
     for node in converted.graph.all_nodes():
@@ -91,6 +97,7 @@ def convert_opset(model: ir.Model) -> ir.Model:
     return converted
 
 
+<<<<<<< HEAD
 @cache
 def changed(op_type: str, version: int) -> bool:
     """Whether a node of this op may have to be written in another way at WORKING_OPSET. An op that the opset does not
@@ -121,6 +128,28 @@ def _extends(old: OpSchema, new: OpSchema) -> bool:
 
 def _form(attribute: OpSchema.Attribute) -> tuple[object, ...]:
     return attribute.type, attribute.required, attribute.default_value.SerializeToString()
+=======
+def _spread_slopes(model: ir.Model, typed: onnx.ModelProto) -> None:
+    """Give the slopes of PRelu, one per channel before opset 7, the shape in which they broadcast. The converter leaves
+    them as they are."""
+    listed = (*typed.graph.input, *typed.graph.value_info, *typed.graph.output)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in listed}
+    for node in model.graph.all_nodes():
+        x, slope = (*node.inputs, None, None)[:2]
+        if node.op_type != "PRelu" or node.domain or x is None or slope is None or slope.shape is None:
+            continue
+        rank = ranks.get(str(x.name), 0)
+        if rank < 3 or len(slope.shape) != 1 or slope.shape[0] == 1:
+            continue
+        axes = ir.tensor(np.arange(1, rank - 1), name=f"{node.name}/slope_axes")
+        given = ir.Value(name=axes.name, shape=axes.shape, type=ir.TensorType(axes.dtype), const_value=axes)
+        model.graph.register_initializer(given)
+        spread = ir.node("Unsqueeze", [slope, given], name=f"{node.name}/slope")
+        spread.outputs[0].name = spread.name
+        assert node.graph is not None
+        node.graph.insert_before(node, spread)
+        node.replace_input_with(1, spread.outputs[0])
+>>>>>>> 61fabc0 (Bodies that read constants around them, slopes of old PRelu, ranges of vectors, optionals that are tensors; windows that skip elements see the rest alone)
 
 
 def _known(op_type: str, version: int) -> bool:

@@ -1,5 +1,6 @@
 """Clean-up during import: fold to a fixpoint, identities, decided branches, duplicates, dead code."""
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
@@ -32,6 +33,25 @@ def settle(model: ir.Model, where: str | None = None) -> None:
             return
         forget_symbols(model)
     infer_shapes(model, where)
+
+
+def scalar_ranges(model: ir.Model) -> None:
+    """Let every Range take scalars: files have vectors of one element there, which onnxruntime takes and onnx's
+    inference does not."""
+    none = ir.tensor(np.zeros(0, np.int64), name="ipucc/scalar")
+    scalar = ir.Value(name=none.name, shape=none.shape, type=ir.TensorType(none.dtype), const_value=none)
+    for node in list(model.graph):
+        if node.domain != "" or node.op_type != "Range":
+            continue
+        for i, value in enumerate(node.inputs):
+            if value is None or (value.shape is not None and len(value.shape) == 0):
+                continue
+            model.graph.initializers.setdefault(str(scalar.name), scalar)
+            made = ir.node("Reshape", [value, scalar], name=f"{node.name}/scalar_{i}",
+                           metadata_props=dict(node.metadata_props))  # fmt: skip
+            made.outputs[0].name = made.name
+            model.graph.insert_before(node, made)
+            node.replace_input_with(i, made.outputs[0])
 
 
 def tidy(model: ir.Model) -> None:

@@ -33,7 +33,7 @@ _MOVEMENT = _ops(
     "Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Pad Reshape ReverseSequence "
     "ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Where"
 )
-_CREATION = _ops("ConstantOfShape EyeLike NonZero OneHot Range")
+_CREATION = _ops("ConstantOfShape EyeLike MelWeightMatrix NonZero OneHot Range")
 _ELEMENTWISE = _ops(
     "Abs Add And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Clip Cos Div Equal Erf "
     "Exp Floor Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Log Max Min Mod Mul Neg Not Or Pow Reciprocal "

@@ -7,7 +7,7 @@ from ipucc.codelets.reduce import identity
 from ipucc.dtypes import is_float
 from ipucc.ops.builder import Builder, lowering, shape_of
 from ipucc.ops.spec import Along, Axis, DimMap
-from ipucc.ops.window import Window, window_of
+from ipucc.ops.window import Window, thinned, window_of
 
 __all__: list[str] = []
 
@@ -27,7 +27,8 @@ def _pool(b: Builder, node: ir.Node) -> None:
     given = node.attributes.get_ints("kernel_shape")
     if not given or len(given) != len(sizes):
         raise b.fail("IPU0120", f"attribute 'kernel_shape' must have {len(sizes)} values")
-    window = window_of(b, node, sizes, tuple(int(k) for k in given))
+    x, window = thinned(b, x, window_of(b, node, sizes, tuple(int(k) for k in given)))
+    sizes = x.shape[2:]
     padding = bool(node.attributes.get_int("count_include_pad", 0))
     # A window that ceil_mode lets run past the padding does not count what lies behind.
     spans = tuple(

@@ -1,16 +1,19 @@
 """The geometry of windows: kernels, strides, dilations and padding of convolutions and pooling."""
 
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 import onnx_ir as ir
 
 from ipucc.dtypes import itemsize
 from ipucc.ops.builder import Builder
+from ipucc.ops.graph import Ref
 from ipucc.ops.spec import Along, Operand, Span
 from ipucc.tiles.layout import GRAIN_BYTES
+from ipucc.tiles.view import View
 
-__all__ = ["Window", "steps_of", "window_of"]
+__all__ = ["Window", "steps_of", "thinned", "window_of"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class Window:
     dilations: tuple[int, ...]
     begins: tuple[int, ...]
     ends: tuple[int, ...]
+
+    @property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """All fields in their order."""
+        return self.kernel, self.strides, self.dilations, self.begins, self.ends
 
     def span(self, d: int, count: int) -> Span:
         """Which interval of input dimension d each of the `count` positions of axis `o{d}` needs, padding included."""
@@ -66,6 +74,24 @@ def window_of(b: Builder, node: ir.Node, sizes: tuple[int, ...], kernel: tuple[i
     else:
         raise b.fail("IPU0120", f"auto_pad is {auto!r}")
     return Window(kernel, strides, dilations, pads[:rank], pads[rank:])
+
+
+def thinned(b: Builder, x: Ref, window: Window) -> tuple[Ref, Window]:
+    """The image without what no window sees, where strides and dilations have a common divisor, and the window over
+    it. Spatial dimensions are the last ones of x."""
+    kernel, strides, dilations, begins, ends = ([*part] for part in window.parts)
+    first = len(x.shape) - len(kernel)
+    for d, k in enumerate(kernel):
+        step = strides[d] if k == 1 else gcd(strides[d], dilations[d])
+        size, phase = x.shape[first + d], -begins[d] % step
+        if step == 1 or phase >= size:
+            continue
+        at = np.arange(phase, size, step)
+        seen = -(-(size + ends[d] - phase) // step)
+        x = b.view(x, View.take(x.shape, first + d, at))
+        strides[d], dilations[d] = strides[d] // step, max(1, dilations[d] // step)
+        begins[d], ends[d] = (begins[d] + phase) // step, seen - at.size
+    return x, Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(begins), tuple(ends))
 
 
 def steps_of(b: Builder, node: ir.Node, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -23,7 +23,7 @@ from ipucc.program.timing import StepTime
 from ipucc.program.usage import tile_bytes
 from ipucc.runtime.engine import Engine
 from ipucc.target import Target
-from ipucc.values import Array, Declared, as_declared, check_inputs
+from ipucc.values import Array, Declared, as_declared, check_inputs, trimmed
 
 if TYPE_CHECKING:
     import onnx
@@ -122,8 +122,9 @@ class Executable:
 
     @property
     def outputs(self) -> tuple[Declared, ...]:
-        """Name, element type and shape of every output, in the order of the model."""
-        return tuple(self.program.outputs)
+        """Name, element type and shape of every output, in the order of the model. Where an extent depends on data,
+        the shape has its bound, and results are cut."""
+        return tuple(port for port in self.program.outputs if port[0] not in self.program.counters)
 
     @property
     def manifest(self) -> Mapping[str, object]:
@@ -156,7 +157,8 @@ class Executable:
         finally:
             # The next run starts from fresh memory, and nobody holds a chip's worth of it in between.
             engine.memory = None
-        return self._result(as_declared(outputs, self.program.outputs), engine.times)
+        declared = as_declared(outputs, self.program.outputs)
+        return self._result(trimmed(declared, self.program.extents), engine.times)
 
     @property
     def patterns(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ __all__ = [
     "check_inputs",
     "declared_type",
     "missing_inputs",
+    "trimmed",
     "type_problem",
     "unknown_input",
 ]
@@ -90,6 +91,18 @@ def as_declared(outputs: Mapping[str, Array], declared: Sequence[Declared]) -> d
     return {
         name: outputs[name].astype(declared_type(kind), copy=False) for name, kind, _ in declared if name in outputs
     }
+
+
+def trimmed(outputs: Mapping[str, Array], extents: Mapping[str, Sequence[tuple[int, str]]]) -> dict[str, Array]:
+    """Outputs as far as they count (see `Program.extents`), without those that say so."""
+    counters = {counter for cuts in extents.values() for _, counter in cuts}
+    found = {}
+    for name, array in outputs.items():
+        for axis, counter in extents.get(name, ()):
+            array = np.ascontiguousarray(array[(slice(None),) * axis + (slice(0, int(outputs[counter])),)])
+        if name not in counters:
+            found[name] = array
+    return found
 
 
 def unknown_input(name: str, declared: Sequence[Declared]) -> Diagnostic:

@@ -6,6 +6,7 @@ from typing import Final
 __all__ = ["FAMILIES", "load_all"]
 
 FAMILIES: Final = (
+    "boxes",
     "conv",
     "copy",
     "dynamic_sparse",

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from ipucc.frontend import placing, quantise, sampling, spectral, training, windowed
+from ipucc.frontend import bounded, placing, quantise, sampling, spectral, training, windowed
 from ipucc.frontend.einsum import einsum
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
 from ipucc.frontend.recurrent import recurrent
@@ -154,6 +154,7 @@ _RULES: Final[dict[str, Rule]] = {
     "AffineGrid": sampling.affine_grid,
     "BatchNormalization": training.batch_statistics,
     "Col2Im": windowed.col2im,
+    "Compress": bounded.compress,
     "ConvInteger": quantise.conv_integer,
     "DFT": spectral.dft,
     "DeformConv": sampling.deform_conv,
@@ -168,6 +169,8 @@ _RULES: Final[dict[str, Rule]] = {
     "MatMulInteger": quantise.matmul_integer,
     "MaxPool": windowed.max_pool_positions,
     "MaxUnpool": windowed.max_unpool,
+    "NonMaxSuppression": bounded.non_max_suppression,
+    "NonZero": bounded.non_zero,
     "OptionalGetElement": get_element,
     "OptionalHasElement": has_element,
     "Pad": pad_with_data,
@@ -179,6 +182,7 @@ _RULES: Final[dict[str, Rule]] = {
     "RoiAlign": sampling.roi_align,
     "STFT": spectral.stft,
     "TensorScatter": placing.tensor_scatter,
+    "Unique": bounded.unique,
 }
 _ML: Final[dict[str, Rule]] = {"ArrayFeatureExtractor": feature_extractor, "Binarizer": binarizer}
 _TRAINING: Final[dict[str, Rule]] = {

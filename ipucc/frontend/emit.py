@@ -1,6 +1,6 @@
 """Writing nodes in the place of another node."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -25,16 +25,29 @@ class Emitter:
 
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Attribute) -> ir.Value:
         """The first result of a new node."""
-        return self.ops(op_type, *inputs, outputs=outputs, **attributes)[0]
+        return self._node("", op_type, inputs, outputs, attributes)[0]
 
     def ops(
         self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Attribute
     ) -> Sequence[ir.Value]:
         """All results of a new node."""
+        return self._node("", op_type, inputs, outputs, attributes)
+
+    def own(self, op_type: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
+        """The result of a new node of the domain `ipucc`."""
+        self.graph.opset_imports.setdefault("ipucc", 1)
+        return self._node("ipucc", op_type, inputs, 1, attributes)[0]
+
+    def _node(
+        self, domain: str, op_type: str, inputs: Sequence[ir.Value | None], outputs: int,
+        attributes: Mapping[str, Attribute],
+    ) -> Sequence[ir.Value]:  # fmt: skip
         self.count += 1
         name = f"{self.prefix}/{op_type}_{self.count}"
         origin = {ORIGIN: self.node.metadata_props.get(ORIGIN, describe(self.node))}
-        made = ir.node(op_type, list(inputs), attributes, num_outputs=outputs, name=name, metadata_props=origin)
+        made = ir.node(
+            op_type, list(inputs), attributes, domain=domain, num_outputs=outputs, name=name, metadata_props=origin
+        )
         for i, value in enumerate(made.outputs):
             value.name = name if not i else f"{name}.{i}"
         self.graph.insert_before(self.node, made)
@@ -43,7 +56,9 @@ class Emitter:
     def constant(self, array: object, dtype: ir.DataType | None = None) -> ir.Value:
         """A constant; `dtype` decides its element type."""
         self.count += 1
-        name = f"{self.prefix}/constant_{self.count}"
+        # Nodes that one node was written as have its name in common.
+        while (name := f"{self.prefix}/constant_{self.count}") in self.graph.initializers:
+            self.count += 1
         given = np.asarray(array)
         dtype = dtype or ir.DataType.from_numpy(given.dtype)
         tensor = ir.tensor(given.astype(dtype.numpy()), dtype, name=name)

@@ -157,7 +157,7 @@ def _captured(node: ir.Node) -> dict[str, ir.Value]:
     found: dict[str, ir.Value] = {}
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            inner = [child for child in attribute.as_graph().all_nodes()]
+            inner = list(attribute.as_graph().all_nodes())
             made = {value for child in inner for value in child.outputs} | set(attribute.as_graph().inputs)
             read = [value for child in inner for value in child.inputs if value is not None and value not in made]
             found |= {str(value.name): value for value in read}

@@ -9,12 +9,13 @@ from onnx_ir.passes.common import (
     RemoveInitializersFromInputsPass,
 )
 
-from ipucc.diagnostics import CompileError, Diagnostic
+from ipucc.diagnostics import CompileError
 from ipucc.frontend.attention import expand_attention
 from ipucc.frontend.bind import bind_values, bound_shapes
 from ipucc.frontend.contrib import rewrite_contrib
 from ipucc.frontend.decompose import decompose
 from ipucc.frontend.dims import bind_dims
+from ipucc.frontend.extents import move_trims, stuck_trims, take_trims
 from ipucc.frontend.files import ModelSource, open_model
 from ipucc.frontend.functions import inline_local_functions, inline_schema_functions
 from ipucc.frontend.native import NATIVE_OPS
@@ -69,12 +70,19 @@ def load_model(
     forget_shapes(model)
     settle(model, where)
     # The body of a function may hold functions whose own bodies depend on types.
-    while expand_attention(model, where) + inline_schema_functions(model, native, where) + decompose(model):
+    while (
+        expand_attention(model, where)
+        + inline_schema_functions(model, native, where)
+        + decompose(model)
+        + move_trims(model)
+    ):
+        settle(model, where)
+    stuck = stuck_trims(model, where)
+    if take_trims(model):
         settle(model, where)
     tidy(model)
-    problems: list[Diagnostic] = []
-    if supported is not None:
-        problems += unsupported_nodes(model, supported)
+    problems = [] if supported is None else unsupported_nodes(model, supported)
+    problems += stuck
     known = {problem.node for problem in problems}
     problems += [problem for problem in check_static(model, where) if problem.node not in known]
     if problems:

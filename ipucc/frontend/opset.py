@@ -141,8 +141,7 @@ def _spread_slopes(model: ir.Model, typed: onnx.ModelProto) -> None:
         rank = ranks.get(str(x.name), 0)
         if rank < 3 or len(slope.shape) != 1 or slope.shape[0] == 1:
             continue
-        axes = ir.tensor(np.arange(1, rank - 1), name=f"{node.name}/slope_axes")
-        given = ir.Value(name=axes.name, shape=axes.shape, type=ir.TensorType(axes.dtype), const_value=axes)
+        given = ir.Value(name=f"{node.name}/slope_axes", const_value=ir.tensor(np.arange(1, rank - 1)))
         model.graph.register_initializer(given)
         spread = ir.node("Unsqueeze", [slope, given], name=f"{node.name}/slope")
         spread.outputs[0].name = spread.name

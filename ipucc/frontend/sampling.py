@@ -49,6 +49,7 @@ def deform_conv(node: ir.Node) -> bool:
     groups, parts = a.get_int("group", 1), a.get_int("offset_group", 1)
     strides, dilations = a.get_ints("strides") or [1] * rank, a.get_ints("dilations") or [1] * rank
     pads = a.get_ints("pads") or [0] * 2 * rank
+    assert offset is not None
     batch = shape[0] * parts
     offsets = e.op("Reshape", e.cast(offset, _FLOAT), e.ints(batch, taps, rank, places))
     at = []

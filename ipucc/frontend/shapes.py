@@ -6,11 +6,10 @@ from onnx.defs import SchemaError
 
 from ipucc.diagnostics import Diagnostic
 from ipucc.frontend.unsupported import nearest_rewrite
-from ipucc.graph.edit import copy_type, describe
+from ipucc.graph.bounded_schemas import TRIMMED
+from ipucc.graph.edit import REFUSED, copy_type, describe
 from ipucc.graph.onnx_api import run_inference
 
-# Results whose size is only known when the data is.
-DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "StringSplit"})
 # Ops for which onnx infers nothing, and whose result has the type and shape of the first operand.
 SHAPED_AS_FIRST = frozenset({"GroupNormalization"})
 _TENSOR_KINDS = (ir.TensorType,)
@@ -110,6 +109,8 @@ def check_static(model: ir.Model, where: str | None = None) -> list[Diagnostic]:
     """
     problems: list[Diagnostic] = []
     for node in model.graph:
+        if node.op_type == TRIMMED:
+            continue  # Of a known bound; an op that does not take it says so (ipucc.frontend.extents).
         operands = [value for value in node.inputs if value is not None]
         bad = [value for value in node.outputs if value.name and not is_static(value)]
         if bad and all(is_static(value) for value in operands):
@@ -145,8 +146,8 @@ def _explain(node: ir.Node, value: ir.Value, where: str | None) -> Diagnostic:
             message = "the op is not supported: ipucc does not know its domain"
     elif value.type is not None and not isinstance(value.type, _TENSOR_KINDS):
         id, message = "IPU0119", f'the result "{value.name}" is no tensor; only tensors are supported'
-    elif node.op_type in DATA_DEPENDENT:
-        id, message = "IPU0206", f'the size of the result "{value.name}" depends on data'
+    elif REFUSED in node.meta:
+        id, message = "IPU0206", str(node.meta[REFUSED])
     else:
         open_operands = [v.name for v in node.inputs if v is not None and v.const_value is None]
         shape = _shape_text(value)

@@ -38,8 +38,7 @@ def settle(model: ir.Model, where: str | None = None) -> None:
 def scalar_ranges(model: ir.Model) -> None:
     """Let every Range take scalars: files have vectors of one element there, which onnxruntime takes and onnx's
     inference does not."""
-    none = ir.tensor(np.zeros(0, np.int64), name="ipucc/scalar")
-    scalar = ir.Value(name=none.name, shape=none.shape, type=ir.TensorType(none.dtype), const_value=none)
+    scalar = ir.Value(name="ipucc/scalar", const_value=ir.tensor(np.zeros(0, np.int64)))
     for node in list(model.graph):
         if node.domain != "" or node.op_type != "Range":
             continue

@@ -10,16 +10,11 @@ from ipucc.graph.edit import describe
 # What to write instead; shown as help.
 REWRITES: Mapping[str, str] = {
     "Bernoulli": "draw the random numbers on the host and pass them as an input",
-    "Compress": "gather a fixed number of rows (Gather, TopK), so that the size of the result is fixed",
-    "DFT": "multiply with the constant DFT matrix (MatMul)",
     "Det": "compute the determinant on the host",
-    "DeformConv": "use Conv, or GridSample followed by Conv",
     "If": "export the branch that is taken, or compute both and select with Where",
     "ImageDecoder": "decode images on the host and pass the pixels",
     "Loop": "export the model with the loop unrolled",
     "Multinomial": "draw the random numbers on the host and pass them as an input",
-    "NonMaxSuppression": "end the model at the boxes and scores, and select on the host",
-    "NonZero": "multiply with the mask (Mul, Where) instead of listing the positions",
     "Optional": "export the model without optional values",
     "RandomNormal": "draw the random numbers on the host and pass them as an input",
     "RandomNormalLike": "draw the random numbers on the host and pass them as an input",
@@ -33,7 +28,6 @@ REWRITES: Mapping[str, str] = {
     "SplitToSequence": "use Split, which gives tensors",
     "StringNormalizer": "process text on the host",
     "TfIdfVectorizer": "process text on the host",
-    "Unique": "count in a table of fixed size (OneHot, ReduceSum)",
 }
 _CONTRIB_REWRITES: Mapping[str, str] = {
     "Attention": "export without onnxruntime's transformer optimisations",

@@ -24,6 +24,7 @@ InputLike: TypeAlias = ir.Value | Array | bool | int | float | None
 
 ORIGIN: Final = "ipucc.origin"
 REFUSED: Final = "ipucc.refused"
+EXTENTS: Final = "ipucc.extents"
 
 _DTYPES: Final[dict[str, ir.DataType]] = {
     d.numpy().name: d for d in ir.DataType if d not in (ir.DataType.UNDEFINED, ir.DataType.STRING)

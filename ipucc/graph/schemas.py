@@ -20,7 +20,8 @@ weight of `shape` [output channels, input channels, kernel...]: block i holds th
 position taps[i] (counted row by row) from the input channels of block row rows[i] to the output channels of
 block column cols[i]. `distribution` (`banded BxA`, `grid BxA`, `plain BxA`, see ipucc.ops.distribution) says how the
 blocks of either are dealt to the tiles; without it placement chooses. For the last two, whose
-pattern is an operand, see `ipucc.graph.dynamic_schemas`.
+pattern is an operand, see `ipucc.graph.dynamic_schemas`; for ops of results whose extent depends on data
+`ipucc.graph.bounded_schemas`.
 
 A node's function body (`attach_functions`) says the same in ONNX's own ops: a model with these ops runs in
 onnxruntime, and `oracle_model` inlines the bodies for evaluators that know no functions.
@@ -42,6 +43,7 @@ from onnx_ir.passes.common import InlinePass
 from ipucc.diagnostics import error
 from ipucc.graph import expr as language
 from ipucc.graph.body import Body
+from ipucc.graph.bounded_schemas import SELECT, register_bounded, select_body
 from ipucc.graph.dynamic_schemas import ATTRIBUTES, product_body, product_shape, sampled_body, sampled_shape
 from ipucc.graph.edit import all_graphs, describe, dtype_name, dtype_of, ints_attribute, value_dtype
 from ipucc.graph.shapes import Shape, broadcast, conv_shape, matmul_shape
@@ -53,6 +55,8 @@ CONTRACTIONS: Final = {
     "FusedMatMul": 2, "FusedConv": 2, "BlockSparseMatMul": 2, "BlockSparseConv": 2, "DynamicSparseMatMul": 3,
 }  # fmt: skip
 """Ops whose first operands, so many, are contracted to `x`; the operands after them are a0, a1, ..."""
+
+_WITHOUT_EXPRESSION: Final = ("SampledMatMul", SELECT)
 
 _NUMERIC: Final = ("float16", "float", "double", "bfloat16", "int32", "int64", "uint32", "uint64")
 _FLOAT8: Final = ("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz")
@@ -76,8 +80,8 @@ Context = onnx.shape_inference.InferenceContext
 
 def expression(node: ir.Node) -> language.Expr:
     """The expression of a node of the domain `ipucc`. Raises CompileError if it is missing or malformed."""
-    if node.op_type == "SampledMatMul":
-        return language.Operand("x")  # It has no attribute, and is what it contracts.
+    if node.op_type in _WITHOUT_EXPRESSION:
+        return language.Operand("x")  # They have no attribute, and are what their bodies compute.
     found = node.attributes.get("expr")
     if found is None:
         raise error("IPU0120", "the attribute 'expr' is missing", node=describe(node), op=node.op_type)
@@ -87,8 +91,8 @@ def expression(node: ir.Node) -> language.Expr:
 def extra_operands(node: ir.Node) -> tuple[ir.Value, ...]:
     """The operands a0, a1, ... of a node of the domain `ipucc`."""
     first = CONTRACTIONS.get(node.op_type, 0)
-    # A sampled product has no expression, and with that no operands of one.
-    return () if node.op_type == "SampledMatMul" else tuple(v for v in node.inputs[first:] if v is not None)
+    # Without an expression there are no operands of one.
+    return () if node.op_type in _WITHOUT_EXPRESSION else tuple(v for v in node.inputs[first:] if v is not None)
 
 
 def register() -> None:
@@ -148,6 +152,7 @@ def register() -> None:
         )
         schema.set_type_and_shape_inference_function(infer)
         onnx.defs.register_schema(schema)
+    register_bounded(DOMAIN, VERSION, [f"tensor({t})" for t in (*_NUMERIC, *_NARROW)])
 
 
 def _types(context: Context, first: int) -> tuple[dict[str, str], list[Shape | None]] | None:
@@ -319,6 +324,8 @@ def function_for(node: ir.Node, opset: int) -> ir.Function:
 
 
 def _contraction(node: ir.Node, body: Body, operands: Sequence[ir.Value]) -> ir.Value:
+    if node.op_type == SELECT:
+        return select_body(node, body, tuple(operands))
     left, right, *places = operands
     if node.op_type == "FusedMatMul":
         return body.node("MatMul", [left, right], {})

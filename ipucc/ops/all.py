@@ -7,6 +7,7 @@ __all__ = ["FAMILIES", "load_all"]
 
 FAMILIES: Final = (
     *(
+        "boxes",
         "composed",
         "conv",
         "dynamic_sparse",

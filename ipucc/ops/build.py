@@ -1,5 +1,6 @@
 """The whole graph, node by node, as a tile graph."""
 
+import json
 from collections.abc import Collection
 from typing import Final
 
@@ -8,6 +9,7 @@ import onnx_ir as ir
 from ipucc.diagnostics import CompileError, Diagnostic
 from ipucc.dtypes import to_storage
 from ipucc.graph.dynamic_schemas import DYNAMIC_OPS, INITIAL
+from ipucc.graph.edit import EXTENTS
 from ipucc.graph.schemas import DOMAIN
 from ipucc.ops.all import load_all
 from ipucc.ops.builder import Builder, BuildOptions, dtype_of
@@ -56,6 +58,8 @@ def build_tile_graph(model: ir.Model, options: BuildOptions, joined: Collection[
         raise CompileError(problems)
     for value in model.graph.outputs:
         b.add_output(value, value.metadata_props.get("ipucc.io_dtype", dtype_of(value)))
+    cuts = json.loads(model.graph.metadata_props.get(EXTENTS, "{}"))
+    b.graph.extents = {name: tuple((axis, counter) for axis, counter in found) for name, found in cuts.items()}
     return b.graph
 
 

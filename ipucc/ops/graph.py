@@ -59,7 +59,8 @@ class TileGraph:
     """Tensors, ops in running order, inputs (name, declared ONNX type, shape), outputs and weights by key.
 
     A weight is None where the model file names data that is absent; an input that has one runs with it until it is
-    given. `patterns` are the inputs that are block-sparse operands, by name.
+    given. `patterns` are the inputs that are block-sparse operands, by name; `extents` those of the program (see
+    `ipucc.program.model.Program`).
     """
 
     tensors: list[TileTensor] = field(default_factory=list)
@@ -68,6 +69,7 @@ class TileGraph:
     outputs: list[Output] = field(default_factory=list)
     weights: dict[str, Array | None] = field(default_factory=dict)
     patterns: dict[str, PatternInput] = field(default_factory=dict)
+    extents: dict[str, tuple[tuple[int, str], ...]] = field(default_factory=dict)
 
 
 def tensor_bytes(tensor: TileTensor) -> int:

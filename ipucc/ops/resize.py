@@ -56,7 +56,7 @@ def _resize(b: Builder, node: ir.Node) -> None:
     form = _form(b, node)
     scales = _scales(b, node, x.shape)
     shown = _shown(b, node, x.shape) if form.coordinates == _CROP else [(0.0, 1.0)] * len(shape)
-    along = [_Dim(*sizes, s, *part) for *sizes, s, part in zip(x.shape, shape, scales, shown, strict=True)]
+    along = [_Dim(n, m, s, *part) for n, m, s, part in zip(x.shape, shape, scales, shown, strict=True)]
     changed = [d for d, a in enumerate(along) if a.changes]
     if form.mode == "nearest":
         if form.extrapolation != x.gap and not (len(x.sources) == 1 and x.sources[0].view.is_identity):

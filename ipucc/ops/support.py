@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from ipucc.graph.bounded_schemas import TRIMMED
 from ipucc.graph.edit import REFUSED
 from ipucc.ops.all import load_all
 from ipucc.ops.builder import lowerings
@@ -10,11 +11,9 @@ __all__ = ["supported", "supported_ops"]
 
 _REASONS = {
     "ConstantOfShape": "the shape of its result depends on data",
-    "NonZero": "the shape of its result depends on data",
     "Range": "its bounds depend on data",
     "Shape": "the shape of its operand depends on data",
     "Size": "the shape of its operand depends on data",
-    "Unique": "the shape of its result depends on data",
 }
 """Ops that the import computes where it can; what is left of them cannot be compiled."""
 
@@ -22,7 +21,7 @@ _REASONS = {
 def supported(node: ir.Node) -> str | None:
     """None if there is a lowering for the node's op, else the reason why there is none."""
     load_all()
-    if (node.domain, node.op_type) in lowerings():
+    if (node.domain, node.op_type) in lowerings() or node.op_type == TRIMMED:
         return None
     if REFUSED in node.meta:
         return str(node.meta[REFUSED])

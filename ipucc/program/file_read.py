@@ -91,6 +91,7 @@ def load_program(path: str | Path) -> Program:
     )
     program.ops = ops
     program.patterns = read_patterns(manifest["patterns"], program.inputs)
+    program.extents = {name: _cuts(f) for name, f in manifest["extents"].items()}
     verify_program(program, where)
     return program
 
@@ -116,9 +117,16 @@ def _manifest(entries: Mapping[str, Bytes], where: str) -> Field:
         "inputs",
         "outputs",
         "patterns",
+        "extents",
         "missing_weights",
         "info",
     )
+
+
+def _cuts(given: Field) -> tuple[tuple[int, str], ...]:
+    """The dimensions of an output that are cut; the verifier holds them against the outputs."""
+    pairs = [f.elements(2) for f in given.elements()]
+    return tuple((axis.integer(0, _MAX_SIZE), counter.text()) for axis, counter in pairs)
 
 
 def _plain_table(field: Field) -> dict[str, object]:

@@ -41,7 +41,7 @@ from ipucc.tiles.view import View
 __all__ = ["FORMAT", "IDENTITY_LIMIT", "VERSION", "save_program"]
 
 FORMAT: Final = "ipucc program"
-VERSION: Final = 3
+VERSION: Final = 4
 
 IDENTITY_LIMIT: Final = 1 << 24
 """Index maps 0, 1, 2, ... up to this length are stored as their length alone; longer ones as arrays, so that no small
@@ -69,6 +69,7 @@ def save_program(program: Program, path: str | Path) -> None:
         "inputs": program.inputs,
         "outputs": program.outputs,
         "patterns": pattern_entries(program.patterns.values()),
+        "extents": program.extents,
         "missing_weights": sorted(name for name, value in program.weights.items() if value is None),
         "info": info,
     }

@@ -17,9 +17,13 @@ from ipucc.tiles.layout import Ints, Layout
 from ipucc.tiles.view import View
 
 __all__ = [
-    "Binding", "Buffer", "Call", "Compute", "Exchange", "Fill", "HostRead", "HostWrite", "Move", "PlannedOp",
+    "Binding", "Buffer", "Call", "Compute", "Exchange", "Extents", "Fill", "HostRead", "HostWrite", "Move", "PlannedOp",
     "Program", "Repeat", "Step", "walk",
 ]  # fmt: skip
+
+
+Extents = dict[str, tuple[tuple[int, str], ...]]
+"""Output -> the dimensions that are cut, each with the output that says where."""
 
 
 @dataclass(eq=False)
@@ -189,8 +193,10 @@ class Program:
 
     `inputs` and `outputs` are (name, ONNX element type, shape); `weights` maps the names that host writes use to
     arrays, None for a weight that is absent (such a program can only be timed). An input that has a weight runs with it
-    where it is not given. `patterns` are the block-sparse operands that are inputs, by name. `ops` says what the steps
-    carry out, in running order; it is for people and tools, a run does not need it.
+    where it is not given. `patterns` are the block-sparse operands that are inputs, by name. `extents` says of
+    outputs whose extent depends on data which dimensions they are: of each the output that counts, a scalar, how many
+    indices are the result's; those behind it are not. `ops` says what the steps carry out, in running order; it is for
+    people and tools, a run does not need it.
     """
 
     target: Target
@@ -204,6 +210,12 @@ class Program:
     manifest: dict[str, object] = field(default_factory=dict)
     ops: tuple[PlannedOp, ...] = ()
     patterns: dict[str, PatternInput] = field(default_factory=dict)
+    extents: Extents = field(default_factory=dict)
+
+    @property
+    def counters(self) -> frozenset[str]:
+        """The outputs that say how much of others counts."""
+        return frozenset(counter for cuts in self.extents.values() for _, counter in cuts)
 
     @property
     def resident(self) -> frozenset[str]:

@@ -49,7 +49,8 @@ class _Printer:
         yield f"program for {p.target.name}: {sizes}"
         for kind, ports in (("input", p.inputs), ("output", p.outputs)):
             for name, dtype, shape in ports:
-                yield f"{kind} {name}: {dtype}{_shape(shape)}"
+                cuts = p.extents.get(name, ()) if kind == "output" else ()
+                yield f"{kind} {name}: {dtype}{_shape(shape)}" + "".join(f", d{d} up to {c}" for d, c in cuts)
         yield "buffers"
         for i, b in enumerate(p.buffers):
             yield f"  %{i} {b.name}: {b.dtype} {layout_text(b.layout)} {_place(b)}"

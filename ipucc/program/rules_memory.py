@@ -154,6 +154,13 @@ def ports(facts: Facts) -> Found:
                 yield Problem(f"{name_of(step)}: the view makes {step.view.dst}, which is no declared output")
     if sorted(read) != sorted(outputs):
         yield Problem(f"the outputs {sorted(outputs)} are declared, {sorted(read)} are read")
+    kinds = {name: kind for name, kind, _ in program.outputs}
+    for name, cuts in program.extents.items():
+        for axis, counter in cuts:
+            if name not in outputs or axis >= len(outputs[name]):
+                yield Problem(f"the output {name!r} has no dimension {axis} to be cut")
+            elif outputs.get(counter) != () or kinds[counter] != "int64":
+                yield Problem(f"what counts of the output {name!r}, {counter!r}, is no scalar of int64")
 
 
 def addresses(facts: Facts) -> Found:

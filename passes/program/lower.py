@@ -83,6 +83,7 @@ class _Lowering:
             [(o.name, o.dtype, o.shape) for o in self.graph.outputs],
             {k: v for k, v in self.graph.weights.items() if k in written},
             patterns=dict(self.graph.patterns),
+            extents=dict(self.graph.extents),
         )
 
     def _buffer(self, name: str, dtype: str, layout: Layout, alias: int = -1) -> int:

@@ -371,4 +371,5 @@ def _without_unused(old: Program, buffers: list[Buffer], steps: list[Step], used
         0,
         old.manifest,
         patterns=old.patterns,
+        extents=old.extents,
     )

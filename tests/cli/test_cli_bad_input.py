@@ -76,9 +76,10 @@ def test_all_unknown_ops_are_named_at_once(refuse, write, ipucc):
     nodes = [
         helper.make_node("Frobnicate", ["x"], ["a"], name="first", domain="acme"),
         helper.make_node("Relu", ["x"], ["b"], name="fine"),
-        helper.make_node("NonZero", ["b"], ["c"], name="second"),
+        helper.make_node("Expand", ["b", "n"], ["c"], name="second"),
     ]
-    path = write(nodes, [tensor("x", [4])], [tensor("a", [4]), tensor("c", [1, "k"], TensorProto.INT64)])
+    inputs = [tensor("x", [4]), tensor("n", [2], TensorProto.INT64)]
+    path = write(nodes, inputs, [tensor("a", [4]), tensor("c", ["k", 4])])
     text = refuse(path, "IPU0201", "IPU0206")
     assert "first" in text
     assert "second" in text

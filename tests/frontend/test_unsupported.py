@@ -46,8 +46,9 @@ def test_nodes_inside_an_unsupported_node_are_left_out() -> None:
 
 def test_the_import_reports_them_together_with_what_has_no_shape() -> None:
     text = """g (float[2,4] x, int64[1] n) => (float[2,4] y) {
-      [unknown] a = my.ops.Foo (x) [behind] b = Relu (a) [list] i = NonZero (x) [open] r = Reshape (x, n)
-      f = Cast<to=1> (i) s = ReduceSum<keepdims=0> (f) t = ReduceSum<keepdims=0>(r) [no] z = Sinh (x)
+      [unknown] a = my.ops.Foo (x) [behind] b = Relu (a) [list] i = NonZero (x) [flat] v = Flatten (i)
+      [open] r = Reshape (x, n)
+      f = Cast<to=1> (v) s = ReduceSum<keepdims=0> (f) t = ReduceSum<keepdims=0>(r) [no] z = Sinh (x)
       p = Add (b, s) q = Add (p, t) y = Add (q, z)
     }"""
     proto = parser.parse_model(HEADER + text)
@@ -56,7 +57,7 @@ def test_the_import_reports_them_together_with_what_has_no_shape() -> None:
     assert [(problem.id, problem.node) for problem in caught.value.diagnostics] == [
         ("IPU0201", "unknown"),
         ("IPU0201", "no"),
-        ("IPU0206", "list"),
+        ("IPU0324", "flat"),
         ("IPU0206", "open"),
     ]
     reshape = caught.value.diagnostics[3]
@@ -69,7 +70,7 @@ def test_the_import_reports_them_together_with_what_has_no_shape() -> None:
         ("[it] a = my.ops.Foo (x) y = Relu (a)", "IPU0201"),
         ("[it] a = Nonsense (x) y = Relu (a)", "IPU0201"),
         ("[it] a = SequenceConstruct (x) y = ConcatFromSequence<axis=0>(a)", "IPU0119"),
-        ("[it] a = Unique (x) y = Relu (a)", "IPU0206"),
+        ("n = NonZero (x) f = Cast<to=1> (n) [it] a = Flatten (f) y = Relu (a)", "IPU0324"),
         ("[it] y = Relu<slope=1.0> (x)", "IPU0120"),
         ("[it] y = Concat (x, x)", "IPU0114"),
     ],

@@ -114,6 +114,7 @@ CASES: list[tuple[str, list[np.ndarray], dict[str, object]]] = [
     ("ConstantOfShape", [ints(2, 3)], {"value": numpy_helper.from_array(np.array([3], np.int64))}),
     ("ConstantOfShape", [ints()], {}),
     ("EyeLike", [INTS], {"k": 1}),
+    ("MelWeightMatrix", [*(scalar(n, np.int64) for n in (8, 16, 8192)), scalar(0.0), scalar(4096.0)], {}),
     ("NonZero", [INTS * (INTS > 0)], {}),
     ("OneHot", [ints(0, 2, -1), scalar(3, np.int64), np.array([2, 5], np.float32)], {"axis": 0}),
     ("Range", [scalar(10, np.int64), scalar(-1, np.int64), scalar(-3, np.int64)], {}),

@@ -12,9 +12,10 @@ def image(*shape):
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-def resize(assert_right, x, *, scales=None, sizes=None, **attributes):
+def resize(assert_right, x, *, scales=None, sizes=None, roi=None, **attributes):
     consts = {"s": np.array(scales, np.float32)} if scales else {"s": np.array(sizes, np.int64)}
-    order = ["x", "", "s"] if scales else ["x", "", "", "s"]
+    consts |= {} if roi is None else {"roi": roi}
+    order = ["x", "" if roi is None else "roi", *(["s"] if scales else ["", "s"])]
     return assert_right("Resize", {"x": x}, consts, order=order, **attributes)
 
 
@@ -58,8 +59,18 @@ def test_axes_and_aspect_ratio(assert_right):
     resize(assert_right, image(1, 2, 6, 8), sizes=[9, 9], against=("ort",), **form)
 
 
-def test_cropping_is_refused(assert_right):
-    with pytest.raises(CompileError, match="tf_crop_and_resize"):
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_a_part_of_the_image(assert_right, mode):
+    region = np.array([0, 0, 0.4, 0.2, 1, 1, 1.2, 0.7], np.float32)
+    form = {"mode": mode, "extrapolation_value": 10.0, "tolerance": 4e-6, "against": ("ort",)}
+    resize(
+        assert_right, image(1, 2, 6, 5), sizes=[1, 2, 4, 7], roi=region, times=4,
+        coordinate_transformation_mode="tf_crop_and_resize", **form,
+    )  # fmt: skip
+
+
+def test_the_part_must_be_known(assert_right):
+    with pytest.raises(CompileError, match="roi"):
         resize(
             assert_right, image(1, 1, 4, 4), scales=[1, 1, 2, 2], coordinate_transformation_mode="tf_crop_and_resize"
         )

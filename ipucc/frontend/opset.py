@@ -4,13 +4,10 @@ Older models are converted to opset 26, the newest that onnxruntime has, so that
 26 to 28 are taken as they are (27 and 28 change few ops, and none of those in a way that ipucc must tell apart).
 """
 
-<<<<<<< HEAD
 from functools import cache
 from typing import Final
 
-=======
 import numpy as np
->>>>>>> 61fabc0 (Bodies that read constants around them, slopes of old PRelu, ranges of vectors, optionals that are tensors; windows that skip elements see the rest alone)
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
@@ -97,7 +94,6 @@ def convert_opset(model: ir.Model) -> ir.Model:
     return converted
 
 
-<<<<<<< HEAD
 @cache
 def changed(op_type: str, version: int) -> bool:
     """Whether a node of this op may have to be written in another way at WORKING_OPSET. An op that the opset does not
@@ -128,7 +124,8 @@ def _extends(old: OpSchema, new: OpSchema) -> bool:
 
 def _form(attribute: OpSchema.Attribute) -> tuple[object, ...]:
     return attribute.type, attribute.required, attribute.default_value.SerializeToString()
-=======
+
+
 def _spread_slopes(model: ir.Model, typed: onnx.ModelProto) -> None:
     """Give the slopes of PRelu, one per channel before opset 7, the shape in which they broadcast. The converter leaves
     them as they are."""
@@ -148,7 +145,6 @@ def _spread_slopes(model: ir.Model, typed: onnx.ModelProto) -> None:
         assert node.graph is not None
         node.graph.insert_before(node, spread)
         node.replace_input_with(1, spread.outputs[0])
->>>>>>> 61fabc0 (Bodies that read constants around them, slopes of old PRelu, ranges of vectors, optionals that are tensors; windows that skip elements see the rest alone)
 
 
 def _known(op_type: str, version: int) -> bool:

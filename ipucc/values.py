@@ -99,7 +99,7 @@ def trimmed(outputs: Mapping[str, Array], extents: Mapping[str, Sequence[tuple[i
     found = {}
     for name, array in outputs.items():
         for axis, counter in extents.get(name, ()):
-            array = np.ascontiguousarray(array[(slice(None),) * axis + (slice(0, int(outputs[counter])),)])
+            array = np.ascontiguousarray(array[(slice(None),) * axis + (slice(0, max(0, int(outputs[counter]))),)])
         if name not in counters:
             found[name] = array
     return found

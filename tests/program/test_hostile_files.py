@@ -171,7 +171,7 @@ PATTERN: dict[str, object] = {
     "values": "x", "places": "p", "shape": [8, 8], "block": [4, 4], "cell": [1, 1], "capacity": 1, "reach": 1,
 }  # fmt: skip
 MANIFEST: list[tuple[tuple[str | int, ...], object, str]] = [
-    (("version",), 4, "IPU0504"),
+    (("version",), 5, "IPU0504"),
     (("version",), "1", "IPU0506"),
     (("extra",), 1, "IPU0506"),
     (("inputs",), {"x": 1}, "IPU0506"),
@@ -193,6 +193,12 @@ MANIFEST: list[tuple[tuple[str | int, ...], object, str]] = [
     (("patterns",), [PATTERN | {"block": [4]}], "IPU0506"),
     (("patterns",), [PATTERN | {"reach": 3}], "IPU0506"),
     (("patterns",), [PATTERN | {"shape": [1 << 30, 8]}], "IPU0506"),
+    (("extents",), [], "IPU0506"),
+    (("extents",), {"y": [[0]]}, "IPU0506"),
+    (("extents",), {"y": [[-1, "y"]]}, "IPU0506"),
+    (("extents",), {"y": [[0, "y"]]}, "IPU0509"),  # which is no number
+    (("extents",), {"y": [[9, "y"]]}, "IPU0509"),
+    (("extents",), {"other": [[0, "y"]]}, "IPU0509"),
 ]
 
 

@@ -184,7 +184,7 @@ def test_every_field_of_the_model_is_in_the_file() -> None:
         model.HostRead: "tensor buffer view fill",
         model.Repeat: "count body strides names",
         model.Call: "function inputs outputs",
-        model.Program: "target buffers steps inputs outputs weights functions code_bytes manifest ops patterns",
+        model.Program: "target buffers steps inputs outputs weights functions code_bytes manifest ops patterns extents",
         model.PlannedOp: "name kind plan cycles resident_bytes result_bytes temporary_bytes nodes",
         Cells: "lo n sizes",
     }
@@ -199,7 +199,7 @@ def test_the_manifest_is_json_for_everybody(program: Programs, tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / "p.ipux") as archive:
         manifest = json.loads(archive.read("manifest.json"))
     assert manifest["format"] == "ipucc program"
-    assert manifest["version"] == 3
+    assert manifest["version"] == 4
     assert manifest["target"]["tiles"] == 16
     assert manifest["info"]["note"] == {"deep": [1, 2.5, None]}
     assert load_program(tmp_path / "p.ipux").manifest == p.manifest

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import onnx
 import onnx_ir as ir
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["Optimised", "Stream", "graph_pipeline", "lower_ops", "optimise_model", "predictor", "schedule_model"]
 
 Stream = Callable[[str], None]
+
+_FOLLOWS: Final = frozenset({"IPU0115", "IPU0119", "IPU0201", "IPU0206"})
+"""What is found of values without a static shape: mostly behind an op that is not supported."""
 
 
 def graph_pipeline(options: "CompileOptions") -> str:
@@ -138,8 +141,8 @@ def _import(source: str | Path | onnx.ModelProto | ir.Model, options: "CompileOp
     try:
         return load_model(source, dims=options.dims, input_shapes=options.input_shapes, bind=options.bind)
     except CompileError as failure:
-        if any(found.id == "IPU0115" for found in failure.diagnostics):
-            # A shape that stays unknown mostly comes from an op that is not supported: say so, with the op's name.
+        if any(found.id in _FOLLOWS for found in failure.diagnostics):
+            # Then the model cannot be compiled whatever the passes do: name every op that is not supported beside.
             load_model(
                 source, dims=options.dims, input_shapes=options.input_shapes, bind=options.bind, supported=supported
             )

@@ -81,11 +81,12 @@ def load_model(
     if take_trims(model):
         settle(model, where)
     tidy(model)
-    problems = [] if supported is None else unsupported_nodes(model, supported)
-    problems += stuck
-    known = {problem.node for problem in problems}
-    problems += [problem for problem in check_static(model, where) if problem.node not in known]
+    # What is said of a node's own result says more than that it is not supported.
+    unsupported = unsupported_nodes(model, supported, where) if supported is not None else []
+    problems = {problem.node: problem for problem in (*unsupported, *stuck)}
+    own = {problem.node: problem for problem in check_static(model, where)}
+    problems |= {node: problem for node, problem in own.items() if node not in {found.node for found in stuck}}
     if problems:
-        raise CompileError(problems)
+        raise CompileError(list(problems.values()))
     verify_graph(model)
     return model

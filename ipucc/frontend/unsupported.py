@@ -43,33 +43,38 @@ _CONTRIB_REWRITES: Mapping[str, str] = {
 }
 
 
-def unsupported_nodes(model: ir.Model, supported: Callable[[ir.Node], str | None]) -> list[Diagnostic]:
+def unsupported_nodes(
+    model: ir.Model, supported: Callable[[ir.Node], str | None], where: str | None = None
+) -> list[Diagnostic]:
     """One IPU0201 for every node for which `supported` gives a reason against it (None means yes).
 
     In the order of the graph, with the nodes of subgraphs left out where the node around them is unsupported.
     """
     problems: list[Diagnostic] = []
-    _collect(model.graph, supported, problems)
+    _collect(model.graph, supported, where, problems)
     return problems
 
 
-def _collect(graph: ir.Graph, supported: Callable[[ir.Node], str | None], problems: list[Diagnostic]) -> None:
+def _collect(
+    graph: ir.Graph, supported: Callable[[ir.Node], str | None], where: str | None, problems: list[Diagnostic]
+) -> None:
     for node in graph:
         reason = supported(node)
         if reason is not None:
-            problems.append(_describe(node, reason))
+            problems.append(_describe(node, reason, where))
             continue
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
-                _collect(attribute.as_graph(), supported, problems)
+                _collect(attribute.as_graph(), supported, where, problems)
             elif attribute.type == ir.AttributeType.GRAPHS:
                 for body in attribute.as_graphs():
-                    _collect(body, supported, problems)
+                    _collect(body, supported, where, problems)
 
 
-def _describe(node: ir.Node, reason: str) -> Diagnostic:
+def _describe(node: ir.Node, reason: str, where: str | None) -> Diagnostic:
     op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    return Diagnostic("IPU0201", "error", f"unsupported: {reason}", describe(node), op, help=nearest_rewrite(node))
+    helps = nearest_rewrite(node)
+    return Diagnostic("IPU0201", "error", f"unsupported: {reason}", describe(node), op, where, help=helps)
 
 
 def nearest_rewrite(node: ir.Node) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ipucc.program.coverage_kernel import Marks, flag, mark
 from ipucc.tiles.intersect import Ints, Track
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.tracks import flatten
+
+Marks = NDArray[np.uint8]
 
 __all__ = ["WORD", "layout_key", "needed_words", "read_words", "word_count", "written_words"]
 
@@ -39,6 +40,8 @@ def read_words(products: Sequence[tuple[Track, ...]], layout: Layout) -> Marks:
 
 
 def _marked(products: Sequence[tuple[Track, ...]], layout: Layout, source: bool) -> Marks:
+    from ipucc.program.coverage_kernel import mark  # numba: imported only where words are counted
+
     marks = np.zeros((prod(layout.grid), layout.slot_bytes // WORD), np.uint8)
     for tracks in products:
         if not tracks:
@@ -55,6 +58,8 @@ def _marked(products: Sequence[tuple[Track, ...]], layout: Layout, source: bool)
 
 def needed_words(layout: Layout) -> Marks:
     """[cells, words of a cell]: 1 for every word that holds an element of the tensor."""
+    from ipucc.program.coverage_kernel import flag
+
     marks = np.zeros((prod(layout.grid), layout.slot_bytes // WORD), np.uint8)
     lists = [_words(layout, d) for d in range(len(layout.shape))]
     if not lists:

@@ -12,7 +12,6 @@ from ipucc.graph.edit import Array, Editor, all_graphs, constant_array, dtype_na
 from ipucc.graph.expr import Call, Const, Expr, call, canonical, constant_type, format, transform, value_group
 from ipucc.graph.schemas import DOMAIN, attach_functions, expression
 from ipucc.graph.tensors import MissingTensor
-from ipucc.halves import narrow
 from ipucc.pass_manager import Pass, PassContext, option
 
 IO_DTYPE: Final = "ipucc.io_dtype"
@@ -140,6 +139,8 @@ def clamped(array: Array, target: ir.DataType) -> tuple[Array, int]:
     A single number that is not zero does not become zero: it is an epsilon that something divides by.
     """
     if target == ir.DataType.FLOAT16 and array.dtype == np.float32 and array.size > 1 and np.abs(array).max() <= LIMIT:
+        from ipucc.halves import narrow  # numba: imported only where weights are rounded
+
         return narrow(array), 0
     numbers = array.astype(np.float64)
     beyond = np.isfinite(numbers) & (np.abs(numbers) > LIMIT)

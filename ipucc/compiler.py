@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ipucc.cache import plan_store
 from ipucc.clock import Clock, OnPass, OnStart
 from ipucc.diagnostics import CompileError, Diagnostic, DoesNotFit, JsonValue, error
+from ipucc.dtypes import HELD
 from ipucc.manifest import (
     amp_type,
     count_flops,
@@ -250,12 +251,25 @@ def compile_graph(
         fitted.code,
         times,
         clock.seconds,
-        (*remarks, *found.remarks(times)),
+        (*remarks, *_held_types(graph), *found.remarks(times)),
         explain_ops(fitted.placement, select_ops(graph, explain, named)),
     )
     program.manifest.update(_manifest(compiled, options))
     program.ops = planned_ops(graph, fitted.placement)
     return compiled
+
+
+def _held_types(graph: TileGraph) -> list[Diagnostic]:
+    """Which element types the tiles hold in others, each with the first tensor that has it."""
+    first: dict[str, str] = {}
+    declared = [*((name, kind) for name, kind, _ in graph.inputs), *((out.name, out.dtype) for out in graph.outputs)]
+    for name, kind in (*declared, *((t.name, t.dtype) for t in graph.tensors)):
+        first.setdefault(kind, name)
+    return [
+        Diagnostic("IPU0325", "remark", f"{kind} is held in {HELD[kind]}", where="place",
+                   notes=(f'the first tensor of this type is "{first[kind]}"',), data={"type": kind})
+        for kind in HELD if kind in first
+    ]  # fmt: skip
 
 
 def _exchanged_alike(failure: DoesNotFit) -> Diagnostic:

@@ -64,6 +64,7 @@ IDS: dict[str, str] = {
     "IPU0321": "remark: a pass could not change the graph, with the reason",
     "IPU0322": "remark: a finding of an analysis",
     "IPU0324": "an op does not take an operand whose extent depends on data",
+    "IPU0325": "remark: the machine does not have an element type, and tiles hold it in another one",
     # 04xx: planning, placement, lowering
     "IPU0401": "the weights alone exceed the memory of the target",
     "IPU0402": "tile memory exceeded",

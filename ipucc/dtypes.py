@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["STORAGE", "compute_type", "integer_range", "is_float", "itemsize", "storage_type", "to_storage"]
+__all__ = ["HELD", "STORAGE", "compute_type", "integer_range", "is_float", "itemsize", "storage_type", "to_storage"]
 
 STORAGE: Final[dict[str, np.dtype[np.generic]]] = {
     "float32": np.dtype(np.float32),
@@ -34,6 +34,21 @@ STORAGE: Final[dict[str, np.dtype[np.generic]]] = {
     "uint2": np.dtype(ml_dtypes.uint2),
 }
 """Element type (name of the numpy type) -> type in tile memory."""
+
+_BYTE: Final = "a byte for each element, computed with in {}"
+HELD: Final[dict[str, str]] = {
+    "int64": "int32; values are held against its range where they come from the host",
+    "uint64": "uint32; values are held against its range where they come from the host",
+    "float64": "float32; values are held against its range where they come from the host",
+    **dict.fromkeys(("int4", "int2"), _BYTE.format("int8")),
+    **dict.fromkeys(("uint4", "uint2"), _BYTE.format("uint8")),
+    **dict.fromkeys(("float4_e2m1fn", "float8_e8m0fnu"), _BYTE.format("float32")),
+    **dict.fromkeys(
+        ("float8_e4m3fn", "float8_e5m2"),
+        "a byte, and computed with in float32: the machine multiplies other 8-bit floats",
+    ),
+}
+"""Element types that the machine does not have, and how tiles hold them."""
 
 _FLOATS: Final = frozenset(name for name in STORAGE if "float" in name)
 _SMALL_INTEGERS: Final = {"int4": np.int8, "uint4": np.uint8, "int2": np.int8, "uint2": np.uint8}

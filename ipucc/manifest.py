@@ -7,8 +7,10 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import ArrayLike
 
 from ipucc import __version__
 from ipucc.diagnostics import JsonValue
@@ -29,6 +31,8 @@ __all__ = [
 ]  # fmt: skip
 
 _CHUNK_BYTES = 1 << 20
+_KEPT_ELEMENTS = 1024
+"""Of values that inputs were bound to: shapes, axes and counts are small."""
 
 
 def model_identity(source: str | Path | onnx.ModelProto | ir.Model) -> dict[str, JsonValue]:
@@ -56,8 +60,16 @@ def option_figures(options: "CompileOptions") -> dict[str, JsonValue]:
         "recompute": options.recompute,
         "dims": {name: int(size) for name, size in options.dims.items()},
         "input_shapes": {name: [int(n) for n in shape] for name, shape in options.input_shapes.items()},
-        "bound": sorted(options.bind),
+        "bound": {name: _kept(value) for name, value in sorted(options.bind.items())},
     }
+
+
+def _kept(value: ArrayLike) -> JsonValue:
+    """A value that an input was bound to, for who asks a reference with it later; None for one that is not small."""
+    array = np.asarray(value)
+    if array.size > _KEPT_ELEMENTS or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        return None
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "values": array.reshape(-1).tolist()}
 
 
 def placement_figures(placement: Placement) -> dict[str, JsonValue]:

@@ -18,7 +18,7 @@ from ipucc.frontend.files import open_model
 from ipucc.graph.tensors import is_missing
 from ipucc.values import Array
 
-__all__ = ["SLOW_FLOPS", "TOLERANCE", "Check", "Difference", "check", "compare"]
+__all__ = ["SLOW_FLOPS", "TOLERANCE", "Check", "Difference", "bound_values", "check", "compare"]
 
 TOLERANCE = {"model": 1e-4, "fp16": 2e-2}
 """Largest accepted error by precision, relative to the largest magnitude of an output."""
@@ -116,6 +116,18 @@ def check(
     if not answers:
         raise error("IPU0609", "the reference could not be computed", where=where, notes=refused)
     return _judge(outputs, answers, refused, TOLERANCE["fp16" if precision == "fp16" else "model"])
+
+
+def bound_values(manifest: Mapping[str, object]) -> dict[str, Array]:
+    """The values that inputs were bound to when a program was compiled, as far as its manifest has them."""
+    found: dict[str, Array] = {}
+    listed = manifest.get("bound")
+    for name, kept in listed.items() if isinstance(listed, dict) else ():
+        try:
+            found[str(name)] = np.array(kept["values"], np.dtype(kept["dtype"])).reshape(kept["shape"])
+        except (KeyError, OverflowError, TypeError, ValueError):
+            continue  # None, or a file that somebody else wrote
+    return found
 
 
 def compare(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> Difference:

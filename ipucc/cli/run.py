@@ -74,11 +74,12 @@ def run_command(
 
 
 def _check(executable: "Executable", result: "Result", arrays: "Mapping[str, Array]", model: str) -> "Check":
-    from ipucc.oracle import check
+    from ipucc.oracle import bound_values, check
 
     precision, dims = str(executable.manifest.get("precision", "model")), executable.manifest.get("dims")
     sizes = {str(k): v for k, v in dims.items() if isinstance(v, int)} if isinstance(dims, dict) else {}
-    return check(result.outputs, arrays, model, precision=precision, dims=sizes, flops=result.flops)
+    given = {**bound_values(executable.manifest), **arrays}
+    return check(result.outputs, given, model, precision=precision, dims=sizes, flops=result.flops)
 
 
 def _save(outputs: "Mapping[str, Array]", path: str) -> None:

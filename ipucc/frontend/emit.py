@@ -20,7 +20,7 @@ class Emitter:
         self.node = node
         assert isinstance(node.graph, ir.Graph)
         self.graph = node.graph
-        self.prefix = describe(node)
+        self.prefix = node.name or describe(node)
         self.count = 0
 
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Attribute) -> ir.Value:

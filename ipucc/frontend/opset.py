@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx.defs import OpSchema, SchemaError
 
 from ipucc.diagnostics import error
+from ipucc.frontend.old_scan import split_scans
 from ipucc.frontend.origin import origins, set_origins
 from ipucc.graph.onnx_api import restore, strip
 
@@ -63,6 +64,8 @@ def convert_opset(model: ir.Model) -> ir.Model:
     if not any(changed(node.op_type, version) for node in model.graph.all_nodes() if node.domain == ""):
         model.graph.opset_imports[""] = WORKING_OPSET
         return model
+    if version == 8:
+        split_scans(model, _HIDDEN, lambda op: changed(op, version))
     remembered = origins(model)
     hidden = [node for node in model.graph.all_nodes() if node.domain == "" and not _known(node.op_type, version)]
     for node in hidden:
@@ -138,7 +141,10 @@ def _spread_slopes(model: ir.Model, typed: onnx.ModelProto) -> None:
         rank = ranks.get(str(x.name), 0)
         if rank < 3 or len(slope.shape) != 1 or slope.shape[0] == 1:
             continue
-        given = ir.Value(name=f"{node.name}/slope_axes", const_value=ir.tensor(np.arange(1, rank - 1)))
+        axes = ir.tensor(np.arange(1, rank - 1))
+        given = ir.Value(
+            name=f"{node.name}/slope_axes", shape=ir.Shape([rank - 2]), type=ir.TensorType(axes.dtype), const_value=axes
+        )
         model.graph.register_initializer(given)
         spread = ir.node("Unsqueeze", [slope, given], name=f"{node.name}/slope")
         spread.outputs[0].name = spread.name

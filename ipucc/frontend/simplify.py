@@ -38,7 +38,10 @@ def settle(model: ir.Model, where: str | None = None) -> None:
 def scalar_ranges(model: ir.Model) -> None:
     """Let every Range take scalars: files have vectors of one element there, which onnxruntime takes and onnx's
     inference does not."""
-    scalar = ir.Value(name="ipucc/scalar", const_value=ir.tensor(np.zeros(0, np.int64)))
+    scalar = ir.Value(
+        name="ipucc/scalar", shape=ir.Shape([0]), type=ir.TensorType(ir.DataType.INT64),
+        const_value=ir.tensor(np.zeros(0, np.int64)),
+    )  # fmt: skip
     for node in list(model.graph):
         if node.domain != "" or node.op_type != "Range":
             continue

@@ -455,3 +455,24 @@ def test_what_does_not_fit_is_recomputed_unless_told_otherwise(ipucc, write, mac
     assert done.exit_code == 0, done.output
     assert "1 tensor again" in done.stdout
     assert "remark[IPU0413]: s is computed again by one op before g: 2,097,152 bytes less alive in" in done.stderr
+
+
+def test_check_knows_the_values_that_inputs_were_bound_to(ipucc, write, tmp_path):
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 6]) for name in "xy")
+    shape = onnx.helper.make_tensor_value_info("s", onnx.TensorProto.INT64, [2])
+    y.type.tensor_type.ClearField("shape")
+    model = write([onnx.helper.make_node("Reshape", ["x", "s"], ["y"])], [x, shape], [y])
+    np.save(tmp_path / "s.npy", np.array([3, 4]))
+    program = tmp_path / "p.ipux"
+    assert ipucc("compile", model, "-o", program, "--bind", f"s=@{tmp_path / 's.npy'}").exit_code == 0
+    done = ipucc("run", program, "--input", "x=random:1", "--check", model)
+    assert done.exit_code == 0, done.output
+    assert "agrees with onnxruntime" in done.stdout
+
+
+def test_compile_says_what_types_are_held_in_others(ipucc, write, tmp_path):
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [4]) for name in "xy")
+    model = write([onnx.helper.make_node("Neg", ["x"], ["y"])], [x], [y])
+    done = ipucc("compile", model, "-o", tmp_path / "m.ipux", "-v")
+    assert "remark[IPU0325]: int64 is held in int32" in done.stderr
+    assert ipucc("compile", model, "-o", tmp_path / "m.ipux").stderr == ""

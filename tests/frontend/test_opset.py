@@ -160,3 +160,33 @@ def test_a_conversion_that_fails_says_what_the_converter_said() -> None:
     with pytest.raises(CompileError) as caught:
         load_model(proto)
     assert caught.value.diagnostics[0].id in ("IPU0113", "IPU0114", "IPU0120")
+
+
+SCAN = """<ir_version: 4, opset_import: ["": 8]>
+    g (float[2,3] start, float[2,4,3] x) => (float[2,3] y, float[2,4,3] z) {
+      y, z = Scan<num_scan_inputs=1, body = b (float[3] s, float[3] next) => (float[3] t, float[3] out) {
+        t = Add (s, next) out = Mul (t, next) }> (%s, start, x) }"""
+
+
+def test_a_scan_over_a_batch_is_one_for_each_sequence() -> None:
+    rng = np.random.default_rng(0)
+    feeds = {"start": rng.normal(size=(2, 3)).astype(np.float32), "x": rng.normal(size=(2, 4, 3)).astype(np.float32)}
+    y, z = run(ir.to_proto(load_model(parser.parse_model(SCAN % '""'))), feeds)
+    sums = feeds["start"][:, None] + np.cumsum(feeds["x"], axis=1)
+    np.testing.assert_allclose(y, sums[:, -1], rtol=1e-5)
+    np.testing.assert_allclose(z, sums * feeds["x"], rtol=1e-5)
+
+
+def test_a_scan_of_sequences_with_lengths_is_refused() -> None:
+    text = (SCAN % "n").replace("g (float", "g (int64[2] n, float")
+    with pytest.raises(CompileError) as caught:
+        load_model(parser.parse_model(text))
+    assert [(d.id, d.op) for d in caught.value.diagnostics] == [("IPU0113", "Scan")]
+
+
+def test_slopes_of_an_old_prelu_are_those_of_channels() -> None:
+    text = """<ir_version: 4, opset_import: ["": 6]> g (float[2,3,3] x, float[3] s) => (float[2,3,3] y) {
+        y = PRelu (x, s) }"""
+    x, s = np.linspace(-2, 1, 18, dtype=np.float32).reshape(2, 3, 3), np.array([0.5, 1.0, 2.0], np.float32)
+    (y,) = run(ir.to_proto(load_model(parser.parse_model(text))), {"x": x, "s": s})
+    np.testing.assert_allclose(y, np.where(x < 0, x * s[:, None], x))

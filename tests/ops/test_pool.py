@@ -13,6 +13,7 @@ FORMS = {
     "ceil": {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
     "ceil-pad": {"kernel_shape": [3, 3], "strides": [2, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1},
     "dilated": {"kernel_shape": [3, 2], "dilations": [2, 3], "pads": [1, 1, 1, 1]},
+    "steps-in-common": {"kernel_shape": [3, 2], "dilations": [2, 4], "strides": [4, 2], "pads": [1, 1, 2, 1]},
     "same-upper": {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
     "same-lower": {"kernel_shape": [2, 4], "strides": [2, 2], "auto_pad": "SAME_LOWER"},
 }

@@ -58,8 +58,7 @@ def test_deform_conv(machine_file, form, masked):
     assert_like_onnxruntime(machine_file, model_of("DeformConv", feeds, **form), feeds, 1e-4)
 
 
-@pytest.mark.parametrize("mode", ["avg", "max"])
-@pytest.mark.parametrize("form", ["half_pixel", "output_half_pixel"])
+@pytest.mark.parametrize(("mode", "form"), [("avg", "half_pixel"), ("max", "output_half_pixel")])
 def test_roi_align(machine_file, mode, form):
     corner = RNG.uniform(-4, 14, (5, 2))
     rois = np.concatenate([corner, corner + RNG.uniform(0.2, 9, (5, 2))], axis=1).astype(np.float32)

@@ -3,7 +3,7 @@
 The converter of onnx changes the shapes of inputs instead.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -38,7 +38,7 @@ def split_scans(model: ir.Model, domain: str, changed: Callable[[str], bool]) ->
         found = []
         for at in range((shapes[0] or (0,))[0]):
             inputs = [e.op("Gather", value, e.constant(np.int64(at)), axis=0) for value in node.inputs[1:]]
-            attributes = {"num_scan_inputs": count, "scan_input_directions": directions}
+            attributes: dict[str, int | Sequence[int]] = {"num_scan_inputs": count, "scan_input_directions": directions}
             scan = ir.node("Scan", inputs, attributes, domain=domain, num_outputs=len(node.outputs),
                            name=f"{e.prefix}/{at}", metadata_props=dict(node.metadata_props))  # fmt: skip
             scan.attributes["body"] = ir.AttrGraph("body", body.clone(allow_outer_scope_values=True))

@@ -9,6 +9,7 @@ FAMILIES: Final = (
     "boxes",
     "conv",
     "copy",
+    "determinant",
     "dynamic_sparse",
     "elementwise",
     "gather",

@@ -10,7 +10,6 @@ from ipucc.graph.edit import describe
 # What to write instead; shown as help.
 REWRITES: Mapping[str, str] = {
     "Bernoulli": "draw the random numbers on the host and pass them as an input",
-    "Det": "compute the determinant on the host",
     "If": "export the branch that is taken, or compute both and select with Where",
     "ImageDecoder": "decode images on the host and pass the pixels",
     "Loop": "export the model with the loop unrolled",

@@ -10,6 +10,7 @@ FAMILIES: Final = (
         "boxes",
         "composed",
         "conv",
+        "determinant",
         "dynamic_sparse",
         "elementwise",
         "gather",

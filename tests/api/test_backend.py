@@ -96,7 +96,8 @@ def test_initializers_that_are_inputs_have_values_unless_they_are_given_one() ->
 
 def test_a_refusal_names_every_node_at_fault() -> None:
     nodes = [
-        helper.make_node("Bernoulli", ["x"], ["a"], name="first"), helper.make_node("Det", ["a"], ["b"], name="second"),
+        helper.make_node("Bernoulli", ["x"], ["a"], name="first"),
+        helper.make_node("RandomNormalLike", ["a"], ["b"], name="second"),
         helper.make_node("Neg", ["b"], ["y"]),
     ]  # fmt: skip
     with pytest.raises(backend.Refusal) as caught:

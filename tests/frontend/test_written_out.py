@@ -164,3 +164,9 @@ def test_statistics_of_a_batch(machine_file):
     y = (feeds["x"] - mean[:, None]) / np.sqrt(var + 1e-5)[:, None] * feeds["scale"][:, None] + feeds["b"][:, None]
     for name, wanted in (("y0", y), ("y1", 0.7 * feeds["mean"] + 0.3 * mean), ("y2", 0.7 * feeds["var"] + 0.3 * var)):
         np.testing.assert_allclose(got[name], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_determinants(machine_file):
+    feeds = {"x": floats(3, 5, 4, 4)}
+    exe = ipucc.compile(model_of("Det", feeds), target=str(machine_file(tiles=6)), solver="greedy", effort="fast")
+    np.testing.assert_allclose(exe.run(feeds).outputs["y0"], np.linalg.det(feeds["x"]), rtol=1e-4, atol=1e-5)

@@ -287,6 +287,30 @@ def _concat(node: ir.Node, trims: Sequence[_Trim]) -> bool:
     return same and trims[0].axis != axis and _again(node, trims, trims[0].axis)
 
 
+def _scatter_nd(node: ir.Node, trims: Sequence[_Trim]) -> bool:
+    """What does not count goes to a row of its own behind the table."""
+    shape = shape_or_none(node.inputs[0])
+    if [trim.index for trim in trims] != [1, 2] or not _alike(trims) or any(trim.axis for trim in trims) or not shape:
+        return False
+    index, updates = (_source(node, trim) for trim in trims)
+    data = node.inputs[0]
+    if data is None or data.dtype is None or index.dtype is None or len(trims[0].shape) < 2:
+        return False
+    e = Emitter(node)
+    count, *rest = trims[0].shape
+    size, last = e.constant(np.int64(shape[0])), e.ints(len(rest))
+    first = e.op("Slice", index, e.ints(0), e.ints(1), last)
+    others = e.op("Slice", index, e.ints(1), e.ints(rest[-1]), last)
+    first = e.op("Where", e.op("Less", first, e.ints(0)), e.op("Add", first, size), first)
+    counts = e.op("Less", e.constant(np.arange(count).reshape(-1, *(1 for _ in rest))), trims[0].count)
+    places = e.op("Concat", e.op("Where", counts, first, size), others, axis=len(rest))
+    table = e.op("Concat", data, e.op("Expand", e.constant(0, data.dtype), e.ints(1, *shape[1:])), axis=0)
+    reduction = node.attributes.get_string("reduction", "none")
+    made = e.op("ScatterND", table, places, updates, reduction=reduction)
+    e.finish(e.op("Slice", made, e.ints(0), e.ints(shape[0]), e.ints(0)))
+    return True
+
+
 def _product(node: ir.Node, trims: Sequence[_Trim]) -> bool:
     """Rows of the left operand or columns of the right one."""
     shapes = [shape_or_none(_untrimmed(value)) for value in node.inputs[:2]]
@@ -396,5 +420,6 @@ _RULES: Final[dict[str, Rule]] = {
     **{op: _of_one(rule) for op, rule in _OF_ONE.items()},
     **dict.fromkeys((*ELEMENTWISE, "CastLike"), _elementwise),
     "Concat": _concat,
+    "ScatterND": _scatter_nd,
 }
 """How a Trimmed passes an op: the node is replaced, or stays where it does not."""

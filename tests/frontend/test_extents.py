@@ -37,6 +37,8 @@ THROUGH = {
     "the first three": """n = NonZero (x) b = Constant<value_ints=[0]> () e = Constant<value_ints=[3]> ()
         one = Constant<value_ints=[1]> () y = Slice (n, b, e, one)""",
     "how many": "n = NonZero (x) y = Shape (n)",
+    "back to where they were": """n = NonZero (x) t = Transpose (n) v = GatherND (x, t) m = Neg (v)
+        y = ScatterND (x, t, m)""",
     "joined": "n = NonZero (x) m = Neg (n) y = Concat<axis=0> (n, m)",
 }
 

@@ -170,3 +170,20 @@ def test_determinants(machine_file):
     feeds = {"x": floats(3, 5, 4, 4)}
     exe = ipucc.compile(model_of("Det", feeds), target=str(machine_file(tiles=6)), solver="greedy", effort="fast")
     np.testing.assert_allclose(exe.run(feeds).outputs["y0"], np.linalg.det(feeds["x"]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_boxes_of_a_detector(machine_file):
+    text = """<ir_version: 10, opset_import: ["": 20]>
+        g (float[1,24,4] boxes, float[1,3,24] scores) => (float[?,4] kept, float[?] score, int64[?] kind)
+        <int64[1] most = {5}, float[1] iou = {0.4}, float[1] least = {0.1}, int64 one = {1}, int64 two = {2},
+         int64[1] first = {0}> {
+          found = NonMaxSuppression (boxes, scores, most, iou, least)
+          at = Gather<axis=1> (found, two)
+          kind = Gather<axis=1> (found, one)
+          all = Squeeze (boxes, first)
+          kept = Gather (all, at)
+          score = GatherND (scores, found) }"""
+    place, size = RNG.uniform(0, 10, (1, 24, 2)), RNG.uniform(0.5, 6, (1, 24, 2))
+    boxes = np.concatenate([place, place + size], axis=2).astype(np.float32)
+    feeds = {"boxes": boxes, "scores": RNG.random((1, 3, 24), np.float32)}
+    assert_like_onnxruntime(machine_file, onnx.parser.parse_model(text), feeds)

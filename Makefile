@@ -13,7 +13,7 @@ help:
 	@echo "make demo       compile and run the digits network on a simulated IPU, dense and block-sparse"
 	@echo "make test       the tests that take a few seconds each"
 	@echo "make test-slow  the tests that take longer"
-	@echo "make conformance  the backend tests of ONNX through compiled programs"
+	@echo "make conformance  the backend tests of ONNX through compiled programs; writes docs/operators.md"
 	@echo "make fuzz       random graphs against two oracles, without end or for FUZZ_MINUTES=30, from FUZZ_SEED=0 on"
 	@echo "make golden     write the golden texts of tests/golden again"
 	@echo "make validate   the cycle model against published measurements of real IPUs"
@@ -31,7 +31,8 @@ test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow
 
 conformance: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/conformance.py
+	$(BIN)/python benchmarks/conformance.py --json $(VENV)/conformance.json
+	$(BIN)/python benchmarks/operators.py $(VENV)/conformance.json
 
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python tests/fuzz/fuzz.py --seed $(FUZZ_SEED) $(if $(FUZZ_MINUTES),--minutes $(FUZZ_MINUTES))

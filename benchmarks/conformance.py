@@ -116,13 +116,18 @@ def _tested_op(name: str, model: onnx.ModelProto) -> str:
     ops = [node.op_type for node in model.graph.node]
     if len(set(ops) - {"Constant"}) == 1:
         return next(op for op in ops if op != "Constant")
-    known = sorted({schema.name for schema in onnx.defs.get_all_schemas()}, key=len, reverse=True)
     plain = name.removeprefix("test_").replace("_", "").lower()
     aliases = {"sce": "SoftmaxCrossEntropyLoss", "nllloss": "NegativeLogLikelihoodLoss", "maxpool": "MaxPool"}
     for short, op in aliases.items():
         if plain.startswith(short):
             return op
-    return next((op for op in known if plain.startswith(op.lower())), ops[-1] if ops else "none")
+    return next((op for op in _known_ops() if plain.startswith(op.lower())), ops[-1] if ops else "none")
+
+
+@cache
+def _known_ops() -> list[str]:
+    """All ops of ONNX, long names first."""
+    return sorted({schema.name for schema in onnx.defs.get_all_schemas()}, key=len, reverse=True)
 
 
 def _from_folder(model: onnx.ModelProto, folder: Path) -> Iterator[tuple[list[Any], list[Any]]]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ipucc.diagnostics import CompileError, Diagnostic
-from ipucc.graph.edit import ORIGIN, describe, value_dtype
+from ipucc.graph.edit import ORIGIN, copy_type, describe, value_dtype
 
 _RAW, _CAPPED, _BIASED, _SOFTMAX = range(4)
 
@@ -292,6 +292,8 @@ class _Writer:
         return bool(np.isneginf(bias.const_value.numpy().astype(np.float32)).all(axis=-1).any())
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
+        if new.shape is None:
+            copy_type(old, new)  # The next Attention may read it before shapes are inferred again.
         if old.is_graph_output():
             producer = new.producer()
             if producer is None or new.is_graph_output():

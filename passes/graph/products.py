@@ -1,6 +1,7 @@
 """Products with a constant weight: matmuls and convolutions, their weights as [taps, k, n]."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -74,6 +75,13 @@ class Product:
             return self.read()
         found = np.asarray(wide.numpy())
         return self.by_taps(found.T if self.turned else found)
+
+    def let_go(self) -> None:
+        """Gives the memory of a weight that was read from a mapped file back; it is mapped again when it is read."""
+        for tensor in (self.constant.const_value, self.constant.meta.get(UNCONVERTED)):
+            if isinstance(tensor, ir.ExternalTensor):
+                with suppress(BufferError):  # somebody has an array of it
+                    tensor.release()
 
     def by_taps(self, array: Array) -> Array:
         """An array over the axes of the weight as the op reads it (or over its blocks) as [taps, k, n]; a view."""

@@ -114,13 +114,20 @@ def _look(product: Product) -> tuple[Array, Scan] | None:
     A sixteenth of the elements is looked at first, which bounds the zero blocks from above and estimates the zeros.
     """
     first = product.peek()
-    if first is None or not zero_blocks_bound(first):
+    none = first is None or not zero_blocks_bound(first)
+    del first
+    if none:
+        product.let_go()
         return None
     weight = product.read()
     assert weight is not None  # it has been looked at
     found = scan(weight)
     few = found.densities[4, 4] == 1 and found.elements > 1 - _WORTH_A_REMARK
-    return None if few or found.elements == 0 else (weight, found)
+    if few or found.elements == 0:
+        del weight
+        product.let_go()
+        return None
+    return weight, found
 
 
 def _reason(densities: Scan, block: Block | None, cycles: int, dense: int) -> str:

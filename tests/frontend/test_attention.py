@@ -217,3 +217,16 @@ def test_operands_of_rank_three_need_head_counts() -> None:
     with pytest.raises(CompileError) as caught:
         load_model(proto)
     assert caught.value.diagnostics[0].id in ("IPU0207", "IPU0114")
+
+
+def test_attention_of_what_attention_gives() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 24]> g (float[1,2,3,4] x) => (float[1,2,3,4] y) {
+            a = Attention (x, x, x)
+            y = Attention <is_causal = 1> (x, a, a)
+        }"""
+    )
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype(np.float32)}
+    (wanted,) = ReferenceEvaluator(model).run(None, feeds)
+    (got,) = ReferenceEvaluator(ir.to_proto(load_model(model))).run(None, feeds)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)

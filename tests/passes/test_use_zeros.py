@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -174,3 +175,16 @@ def test_weights_that_fit_without_their_zeros_are_not_refused_at_once(model_of: 
                 weights_fit(loaded, target, CompileOptions(target="gc2"))
         else:
             weights_fit(loaded, target, CompileOptions(target="gc2"))
+
+
+def test_a_dense_weight_in_a_mapped_file_is_let_go(build: Build, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    ir.save(build(TEXT, w=pruned((16, 16), 1.0)), path, external_data="weights", size_threshold_bytes=0)
+    model = ir.load(path)
+    tensor = model.graph.initializers["w"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    run_pipeline(model, "use-zeros", context=PassContext(predict=Planner({})))
+    assert tensor.raw is None
+    held = tensor.numpy()
+    run_pipeline(model, "use-zeros", context=PassContext(predict=Planner({})))
+    assert held.any()  # an array that somebody has stays

@@ -196,12 +196,10 @@ def _op(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], dtype: str,
 
 
 def network_memory(model: onnx.ModelProto, dtype: str, target: Target) -> float:
-    """The share of a chip that weights and the two largest neighbouring activations take, with what a convolution
-    gathers of its operand: beyond one the network cannot fit."""
+    """The share of a chip that weights and the largest activation take: what a program holds at the least, where the
+    ops behind a convolution write over what they read."""
     shapes = _shapes(model)
     size = DTYPES[dtype][1]
     weights = sum(prod(w.dims) for w in model.graph.initializer) * size
-    live = 0
-    for node in model.graph.node:
-        live = max(live, sum(prod(shapes[i]) for i in (*node.input[:1], *node.output) if i in shapes))
-    return (weights + live * size) / (target.tiles * target.usable_bytes)
+    largest = max(prod(shapes[name]) for node in model.graph.node for name in node.output if name in shapes)
+    return (weights + largest * size) / (target.tiles * target.usable_bytes)

@@ -39,8 +39,9 @@ from ipucc.passes.plan.place import Placement, Solver
 from ipucc.passes.plan.schedule import schedule
 from ipucc.passes.program.code import CodeSize
 from ipucc.passes.program.refit import Recompute, refit
-from ipucc.program.model import Program
+from ipucc.program.model import Compute, Program, walk
 from ipucc.program.printing import print_program
+from ipucc.program.regions import Regions
 from ipucc.program.timing import StepTime, program_times
 from ipucc.program.verify import verify_program
 from ipucc.target import Target, load_target
@@ -251,7 +252,7 @@ def compile_graph(
         fitted.code,
         times,
         clock.seconds,
-        (*remarks, *_held_types(graph), *found.remarks(times)),
+        (*remarks, *_held_types(graph), *found.remarks(times), *_misplaced(program)),
         explain_ops(fitted.placement, select_ops(graph, explain, named)),
     )
     program.manifest.update(_manifest(compiled, options))
@@ -282,6 +283,24 @@ def _exchanged_alike(failure: DoesNotFit) -> Diagnostic:
         where="place",
         help=("`sparsify{balance=[B,A]}` fills the cells of a grid evenly, which is what this costs least with",),
     )  # fmt: skip
+
+
+def _misplaced(program: Program) -> list[Diagnostic]:
+    """Which compute sets lack interleaved memory or elements of their own, in a program that is nearly full."""
+    regions = Regions(program)
+    slower = [step.name for step in walk(program.steps, program.functions)
+              if isinstance(step, Compute) and (regions.narrow(step) or regions.accesses(step) > 1)]  # fmt: skip
+    if not slower:
+        return []
+    more = f" and {len(slower) - 3} more" if len(slower) > 3 else ""
+    return [
+        Diagnostic(
+            "IPU0415", "remark",
+            f"{len(slower)} compute sets run slower than placement thought, {', '.join(slower[:3])}{more}: what they "
+            "read found no room in interleaved memory, or shares an element with what is reached in the same issue",
+            where="place",
+        )
+    ]  # fmt: skip
 
 
 def _manifest(compiled: Compiled, options: CompileOptions) -> dict[str, JsonValue]:

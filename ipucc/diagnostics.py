@@ -80,6 +80,7 @@ IDS: dict[str, str] = {
     "IPU0412": "a constant was clamped to the range of its new element type",
     "IPU0413": "remark: a tensor is computed again before a late reader, so that the model fits",
     "IPU0414": "remark: sparse products exchange the same whatever their patterns, since code of their own did not fit",
+    "IPU0415": "remark: compute sets run slower, since their operands found no place in the memory that they want",
     # 05xx: the program file
     "IPU0501": "the program file cannot be opened",
     "IPU0502": "the file is no ipucc program",

@@ -26,6 +26,7 @@ from ipucc.program.model import (
     Repeat,
     Step,
 )  # fmt: skip
+from ipucc.program.regions import Regions
 from ipucc.program.timing import Exchanges, StepTime, step_time
 from ipucc.runtime.cells import extents, image, load, store
 from ipucc.runtime.cells import write as put
@@ -74,6 +75,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._exchanges = Exchanges(self.program.target)
+        self._regions = Regions(self.program)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once: host writes, all steps, host reads. Returns the outputs by name, in the order of the program.
@@ -118,7 +120,7 @@ class Engine:
     def _time(self, step: Exchange | Compute | HostWrite | HostRead) -> StepTime:
         key = id(step)
         if key not in self._known:
-            self._known[key] = step_time(step, self.program, self._exchanges)
+            self._known[key] = step_time(step, self.program, self._exchanges, self._regions)
         return self._known[key]
 
     def _execute(

@@ -1,7 +1,8 @@
 """What tests of several folders share: the models that ipucc is developed against, machine files, models from text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -9,8 +10,27 @@ import pytest
 from model_files import model_folder, why_none
 from onnx import numpy_helper, parser
 
+from ipucc.codelets.base import Codelet, codelets
+
 MachineFile = Callable[..., Path]
 ModelOf = Callable[..., onnx.ModelProto]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_codelets(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test file knows the codelets that it names, and those of samples where programs are built by hand; no other
+    one does: every key of the cache depends on what is registered."""
+    known = cast(dict[str, type[Codelet]], codelets())
+    before = {name: kind for name, kind in known.items() if not kind.__module__.startswith("ipucc.")}
+    if request.path.parent.name not in ("builder", "benchmarks"):
+        for name in before:
+            del known[name]
+    named = [x for x in vars(request.module).values() if isinstance(x, type) and issubclass(x, Codelet)]
+    known.update({kind.name: kind for kind in named if hasattr(kind, "name")})
+    yield
+    for name in [name for name, kind in known.items() if kind in named and not kind.__module__.startswith("ipucc.")]:
+        del known[name]
+    known.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ notebook lie in plain memory, and the curve rules out the 128-bit load (its fixe
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import median
 
 from ipucc.codelets.matmul import MatMul
@@ -14,7 +13,7 @@ from validation.fit import constant
 from validation.rows import Measurement, NotRebuilt
 from validation.tile import kernel_cycles
 
-__all__ = ["family", "fit", "plain_weights", "simulate"]
+__all__ = ["family", "fit", "simulate"]
 
 _TYPES = {"fp16": "float16", "fp32": "float32"}
 
@@ -22,12 +21,6 @@ _TYPES = {"fp16": "float16", "fp32": "float32"}
 def family(row: Measurement) -> str | None:
     """`amp` for rows of the microbenchmark."""
     return "amp" if "amp" in row["workload"].lower() and "on-tile" in row["workload"].lower() else None
-
-
-def plain_weights(target: Target) -> Target:
-    """The machine with the weights of products in plain memory: 8 bytes a cycle."""
-    amp = replace(target.amp, weight_load_bytes_f16=8, weight_load_bytes_f32=8, weight_load_bytes_f8=8)
-    return replace(target, amp=amp)
 
 
 def _vertex(row: Measurement) -> tuple[float, int, Target]:
@@ -38,7 +31,7 @@ def _vertex(row: Measurement) -> tuple[float, int, Target]:
         raise NotRebuilt(f"no kernel of the matrix unit for {row['dtype']}")
     partials = row["partials"] or row["dtype"]
     m, k, n = row.whole("m"), row.whole("k"), row.whole("n")
-    target = plain_weights(load_target(row.machine))
+    target = load_target(row.machine).plain
     codelet = MatMul((), _TYPES[row["dtype"]], _TYPES.get(partials, partials))
     cycles = kernel_cycles(codelet, {"m": m, "k": k, "n": n}, target, target.tiles)
     return 2.0 * m * k * n * target.tiles, cycles, target

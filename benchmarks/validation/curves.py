@@ -9,7 +9,6 @@ from poplibs_plans import dense_plan
 
 from ipucc.codelets.matmul import MatMul
 from ipucc.target import load_target
-from validation.amp import plain_weights
 from validation.claims import Claim
 from validation.kernel import Gelu, LayerNorm, Reduction
 from validation.phases import halo, phase_cycles
@@ -20,7 +19,7 @@ __all__ = ["curves"]
 
 
 def _amp() -> tuple[str, bool]:
-    bow = plain_weights(load_target("bow"))
+    bow = load_target("bow").plain
     rows = np.arange(18, 20000, 37)
     cycles = np.array([kernel_cycles(MatMul((), "float16", "float16"), {"m": int(m), "k": 16, "n": 16}, bow)
                        for m in rows])  # fmt: skip

@@ -57,7 +57,7 @@ def device_cycles(batch: int, dtype: str, machine: str) -> OpCycles:
 
 
 def memory_share(batch: int, dtype: str, machine: str) -> float:
-    """Of a chip's memory, what the network takes at least."""
+    """Of a chip's memory, what weights and the largest activation take."""
     return network_memory(_resnet50(batch), dtype, load_target(machine))
 
 

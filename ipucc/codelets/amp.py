@@ -83,7 +83,7 @@ def amp_nx1(
     kind, acc = amp_types(dtype, partials)
     units = target.amp.units(kind, acc)
     load = target.amp_weight_cycles(kind, acc)
-    if height == 4 and target.amp.weight_load_bytes(kind) > 8:
+    if height == 4 and target.weight_load_bytes(kind) > target.vector_bytes:
         load *= 2
     load += {1: 15, 2: 46, 4: 60}[height] + 3
     w = target.workers

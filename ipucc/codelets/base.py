@@ -22,6 +22,7 @@ __all__ = [
     "Codelet",
     "Counts",
     "Round",
+    "Streams",
     "codelet_class",
     "codelet_from_json",
     "codelets",
@@ -35,6 +36,9 @@ Counts = NDArray[np.int64]
 Round = Literal["first", "next", "last"]
 """A reduced axis may be added up in serial rounds: the first one writes sums, the next ones add to them, and the last
 one makes the result of them."""
+
+Streams = tuple[tuple[int, ...], tuple[int, ...]]
+"""Operands, and results, by their places in their lists."""
 
 C = TypeVar("C", bound="Codelet")
 
@@ -108,6 +112,18 @@ class Codelet(ABC):
         """Of a codelet that makes results of partials, the one that makes of some partials a single one, of type
         `dtype`; None where there is none."""
         return None
+
+    @property
+    def wide(self) -> tuple[int, ...]:
+        """The operands that a vertex reads 128 bits at a time where they lie in interleaved memory. Elsewhere its
+        cycles are those on `Target.plain`."""
+        return ()
+
+    @property
+    def streams(self) -> Streams:
+        """The operands and the results, as indices, that a vertex reaches in one issue. Where two of them share an
+        element of the tile's memory, every issue takes as many as there are of them."""
+        return (), ()
 
     @property
     def identity(self) -> float:

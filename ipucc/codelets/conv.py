@@ -11,9 +11,17 @@ from typing import ClassVar, Final
 import numpy as np
 
 from ipucc.codelets.amp import amp_nx1
-from ipucc.codelets.base import Array, Cells, Codelet, Counts, Round, register
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, Round, Streams, register
 from ipucc.codelets.macs import lanes, vmac
-from ipucc.codelets.matmul import adds_up, epilogue_cycles, finish, product_cycles, scratch_bytes
+from ipucc.codelets.matmul import (
+    adds_up,
+    epilogue_cycles,
+    finish,
+    product_cycles,
+    scratch_bytes,
+    streams_of,
+    weights_of,
+)
 from ipucc.codelets.slic import CHANNELS, GROUPS, WINDOW, slic
 from ipucc.codelets.windows import aligned, picked, taps
 from ipucc.target import Target
@@ -67,6 +75,14 @@ class Conv(Codelet):
     @property
     def has_scratch(self) -> bool:
         return self.method == "swapped"
+
+    @property
+    def wide(self) -> tuple[int, ...]:
+        return weights_of(self.method)
+
+    @property
+    def streams(self) -> Streams:
+        return streams_of(self.method)
 
     def in_round(self, round: Round) -> "ConvRound":
         return ConvRound(**{f.name: getattr(self, f.name) for f in fields(Conv)}, round=round)
@@ -145,6 +161,14 @@ class ConvTranspose(Codelet):
         work = work + (prod(self.strides) - 1) * target.launch_cycles
         results = n["n"] * n["g"] * n["oc"] * _positions(n, len(self.kernel))
         return work + epilogue_cycles(self.expr, results, self.dtype, len(self.extras), target)
+
+    @property
+    def wide(self) -> tuple[int, ...]:
+        return weights_of(self.method)
+
+    @property
+    def streams(self) -> Streams:
+        return streams_of(self.method)
 
     def in_round(self, round: Round) -> "ConvTransposeRound":
         return ConvTransposeRound(**{f.name: getattr(self, f.name) for f in fields(ConvTranspose)}, round=round)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, Streams, per_worker, register
 from ipucc.dtypes import itemsize
 from ipucc.target import Target
 
@@ -174,6 +174,11 @@ class DynamicSparse(_OfBuckets):
         )  # fmt: skip
         return work + target.workers * zero
 
+    @property
+    def streams(self) -> Streams:
+        """poplibs, the constraints of lib/popsparse/codelets/SparseDenseMatMul{Block,ElementWise}.cpp."""
+        return ((0, 2), ()) if max(self.block) == 1 else ((0,), (0,))
+
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         a, values, places = operands
         values = values[:, 0, 0]
@@ -209,6 +214,11 @@ class SampledProduct(_OfBuckets):
             n["m"], self.capacity * buckets, self._outputs(False) * buckets, self.block, self.dtype, self.partials,
             target,
         )  # fmt: skip
+
+    @property
+    def streams(self) -> Streams:
+        """poplibs, the constraints of lib/popsparse/codelets/SparseDenseMatMul{BlockAmpGradW,GradWElementWise}.cpp."""
+        return ((0, 1), ()) if max(self.block) == 1 else ((1,), (0,))
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         a, b, places = operands

@@ -8,7 +8,7 @@ import numpy as np
 
 from ipucc.codelets.amp import amp_1x1, amp_types
 from ipucc.codelets.arithmetic import evaluate, parsed
-from ipucc.codelets.base import Array, Cells, Codelet, Counts, Round, per_worker, register
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, Round, Streams, per_worker, register
 from ipucc.codelets.elementwise import expression_cycles
 from ipucc.codelets.macs import axpy, dot, transpose
 from ipucc.dtypes import is_float, itemsize
@@ -16,6 +16,7 @@ from ipucc.target import Target
 
 __all__ = [
     "METHODS", "MatMul", "MatMulRound", "adds_up", "epilogue_cycles", "finish", "product_cycles", "scratch_bytes",
+    "streams_of", "weights_of",
 ]  # fmt: skip
 
 
@@ -61,6 +62,24 @@ def product_cycles(
         return streamed + transpose(groups, n, rows, partials, target) if round in (None, "last") else streamed
     kernel = {"amp": amp_1x1, "dot": dot, "axpy": axpy}[method]
     return kernel(groups, rows, k, n, dtype, partials, target, adds)
+
+
+def weights_of(method: str) -> tuple[int, ...]:
+    """The operand that a product or a convolution keeps in the matrix unit; its loads can be wide."""
+    if method.startswith("amp"):
+        return (1,)
+    return (0,) if method == "swapped" else ()
+
+
+def streams_of(method: str) -> Streams:
+    """The operands and results of a product or a convolution that are reached in one issue: what streams through the
+    unit and the sums that come out of it, or both operands of the vector unit. `swapped` sums up in its scratch.
+
+    poplibs, the constraints of lib/poplin/codelets/ConvPartial{1x1Out,nx1,1xNSLIC,HorizontalMac,VerticalMac}.cpp.
+    """
+    if method == "swapped":
+        return (1,), (-1,)
+    return ((0, 1), ()) if method in ("dot", "vmac") else ((0,), (0,)) if method != "axpy" else ((), ())
 
 
 def scratch_bytes(
@@ -124,6 +143,14 @@ class MatMul(Codelet):
     @property
     def has_scratch(self) -> bool:
         return self.method == "swapped"
+
+    @property
+    def wide(self) -> tuple[int, ...]:
+        return weights_of(self.method) if is_float(self.dtype) else ()
+
+    @property
+    def streams(self) -> Streams:
+        return streams_of(self.method) if is_float(self.dtype) else ((), ())
 
     def in_round(self, round: Round) -> "MatMulRound":
         return MatMulRound(**{f.name: getattr(self, f.name) for f in fields(MatMul)}, round=round)

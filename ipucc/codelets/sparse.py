@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, Streams, per_worker, register
 from ipucc.dtypes import itemsize
 from ipucc.target import Target
 
@@ -102,6 +102,11 @@ class BlockSparse(Codelet):
         zero = per_worker(n["m"] * outputs * self.block[1], target) // target.vector_width(itemsize(self.dtype))
         work = block_sparse_cycles(n["m"], self.blocks * runs, outputs, self.block, self.dtype, target)
         return work + target.workers * zero
+
+    @property
+    def streams(self) -> Streams:
+        """poplibs, the constraints of lib/popsparse/codelets/StaticSparseDense{MatMulBlock,ElementWise}.cpp."""
+        return ((0, 2), ()) if max(self.block) == 1 else ((0,), (0,))
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         a, values, place, first = operands

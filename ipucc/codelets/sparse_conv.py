@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ipucc.codelets.base import Array, Cells, Codelet, Counts, per_worker, register
+from ipucc.codelets.base import Array, Cells, Codelet, Counts, Streams, per_worker, register
 from ipucc.codelets.sparse import block_sparse_cycles, run_blocks
 from ipucc.codelets.windows import aligned, taps
 from ipucc.dtypes import itemsize
@@ -54,6 +54,11 @@ class BlockSparseConv(Codelet):
             lines = positions // np.maximum(n[f"o{len(self.kernel) - 1}"], 1)
             work = work + target.workers * self.blocks * 15 * np.maximum(per_worker(lines, target) - 1, 0)
         return np.asarray(work + target.workers * zero, np.int64)
+
+    @property
+    def streams(self) -> Streams:
+        """poplibs, the constraints of lib/popsparse/codelets/StaticSparseDense{MatMulBlock,ElementWise}.cpp."""
+        return ((0, 2), ()) if max(self.block) == 1 else ((0,), (0,))
 
     def compute(self, operands: Sequence[Array], cells: Cells) -> list[Array]:
         x, values, place, first = operands

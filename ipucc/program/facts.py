@@ -19,6 +19,7 @@ from ipucc.program.model import (
     Step,
     walk,
 )
+from ipucc.program.regions import Regions
 from ipucc.tiles.layout import Layout
 
 __all__ = ["Facts", "Found", "Mask", "Problem", "filled_cells", "name_of"]
@@ -58,6 +59,11 @@ class Facts:
     def reach(self) -> NDArray[np.int64]:
         """See `ipucc.program.liveness.reach`."""
         return reach(self.program)
+
+    @cached_property
+    def regions(self) -> Regions:
+        """See `ipucc.program.regions`."""
+        return Regions(self.program)
 
     @cached_property
     def exchanges(self) -> list[Exchange]:

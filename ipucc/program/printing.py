@@ -19,6 +19,7 @@ from ipucc.program.model import (
     Repeat,
     Step,
 )
+from ipucc.program.regions import Regions
 from ipucc.program.timing import Exchanges, step_time
 from ipucc.tiles.intersect import Track
 from ipucc.tiles.printing import layout_text, tile_ranges
@@ -42,6 +43,7 @@ class _Printer:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.exchanges = Exchanges(program.target)
+        self.regions = Regions(program)
 
     def lines(self) -> Iterator[str]:
         p = self.program
@@ -103,7 +105,7 @@ class _Printer:
         return lines
 
     def _compute(self, step: Compute) -> list[str]:
-        cycles = step_time(step, self.program).compute
+        cycles = step_time(step, self.program, self.exchanges, self.regions).compute
         sizes = " ".join(f"{axis}<={int(n.max(initial=0))}" for axis, n in step.cells.n.items())
         head = f"compute {step.name}: {step.tiles.size} vertices on {tile_ranges(step.tiles)}, {cycles} cycles"
         reads = ", ".join(_binding(b) for b in step.operands)

@@ -108,7 +108,14 @@ def codelets(facts: Facts) -> Found:
     they need."""
     for step in facts.computes:
         try:
-            cycles = compute_cycles(step, facts.target)
+            scratch = int(step.codelet.temp_bytes(step.cells.n, facts.target).max(initial=0))
+            held = facts.buffers[step.results[-1].buffer].layout.slot_bytes if step.results else 0
+            if step.codelet.has_scratch and held < scratch:
+                yield Problem(
+                    f"{name_of(step)}: codelet {step.codelet.name!r} has {held} bytes of scratch and needs {scratch}"
+                )
+                continue
+            cycles = compute_cycles(step, facts.regions)
         except CompileError as problem:
             # The text of a fused expression, for one, is read when it is used.
             yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r}: {problem.diagnostics[0].message}")
@@ -116,12 +123,6 @@ def codelets(facts: Facts) -> Found:
         except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as problem:
             yield Problem(f"{name_of(step)}: codelet {step.codelet.name!r} cannot count its cycles: {problem!r}")
             continue
-        scratch = int(step.codelet.temp_bytes(step.cells.n, facts.target).max(initial=0))
-        held = facts.buffers[step.results[-1].buffer].layout.slot_bytes if step.results else 0
-        if step.codelet.has_scratch and held < scratch:
-            yield Problem(
-                f"{name_of(step)}: codelet {step.codelet.name!r} has {held} bytes of scratch and needs {scratch}"
-            )
         wrong = _misplaced(step, facts)
         if wrong:
             yield Problem(f"{name_of(step)}: {wrong}")

@@ -31,6 +31,7 @@ from ipucc.program.model import (
     busy_cells,
 )  # fmt: skip
 from ipucc.program.order import Order, schedule, search_order
+from ipucc.program.regions import Regions
 from ipucc.program.transfers import Transfers, link_bytes, port_cycles, transfers
 from ipucc.target import Target
 from ipucc.tiles.intersect import Ints
@@ -182,16 +183,19 @@ def _code(moved: Transfers, target: Target) -> Ints:
 
 
 def step_time(
-    step: Exchange | Compute | HostWrite | HostRead, program: Program, exchanges: Exchanges | None = None
+    step: Exchange | Compute | HostWrite | HostRead,
+    program: Program,
+    exchanges: Exchanges | None = None,
+    regions: Regions | None = None,
 ) -> StepTime:
     """Cycles of one step, as the compiler predicts them and as a run counts them. `exchanges` are filled and used
-    again.
+    again; `regions` are those of the program.
 
     An exchange that moves nothing over the fabric costs no phase; its copies within tiles count as compute.
     """
     target = program.target
     if isinstance(step, Compute):
-        cycles = int(tile_cycles(step, target).max(initial=0))
+        cycles = int(tile_cycles(step, regions or Regions(program)).max(initial=0))
         return StepTime(step.name, "compute", compute=cycles)
     if isinstance(step, Exchange):
         t = (exchanges or Exchanges(target)).time(step, program.buffers)
@@ -209,6 +213,7 @@ def program_times(program: Program, exchanges: Exchanges | None = None) -> list[
     Steps of a loop have the names of the iteration. `exchanges` are filled and used again.
     """
     exchanges = exchanges or Exchanges(program.target)
+    regions = Regions(program)
     known: dict[int, StepTime] = {}
 
     def run(step: Step, name: str = "") -> Iterator[StepTime]:
@@ -223,7 +228,7 @@ def program_times(program: Program, exchanges: Exchanges | None = None) -> list[
             yield copy_time(step.function, step.outputs, program)
         else:
             if id(step) not in known:
-                known[id(step)] = step_time(step, program, exchanges)
+                known[id(step)] = step_time(step, program, exchanges, regions)
             yield known[id(step)].called(name)
 
     return [time for step in program.steps for time in run(step)]
@@ -235,21 +240,22 @@ def copy_time(function: str, copies: Sequence[tuple[int, int]], program: Program
     return StepTime(f"{function}.arguments", "copy", compute=ceil(size / program.target.copy_bytes_per_cycle))
 
 
-def compute_cycles(step: Compute, target: Target) -> Ints:
+def compute_cycles(step: Compute, regions: Regions) -> Ints:
     """Cycles of every vertex of a compute set as its codelet counts them, 0 for an empty cell."""
-    return np.asarray(step.codelet.cycles(step.cells.n, target), np.int64) * busy_cells(step.cells)
+    return regions.cycles(step) * busy_cells(step.cells)
 
 
-def tile_cycles(step: Compute, target: Target) -> Ints:
+def tile_cycles(step: Compute, regions: Regions) -> Ints:
     """[tiles]: cycles of a compute set on every tile; the set lasts as long as the slowest.
 
     Vertices of the whole tile run one after the other. Vertices of one worker each run on all workers at once: a
     launch, then as many cycles as the busiest worker has, times the number of workers, since they issue in turn.
     """
+    target = regions.target
     total = np.zeros(target.tiles, np.int64)
     free = np.zeros((target.tiles, target.workers), np.int64)
     for part in step.parts:
-        cycles = compute_cycles(part, target)
+        cycles = compute_cycles(part, regions)
         if part.codelet.context == "tile":
             np.add.at(total, part.tiles, cycles)
         elif part.workers is None:

@@ -9,13 +9,16 @@ __all__ = ["tile_bytes"]
 
 
 def tile_bytes(program: Program) -> NDArray[np.int64]:
-    """Bytes of every tile, [tiles]: the end of the highest buffer that the tile holds.
+    """Bytes of every tile, [tiles]: each byte that is reserved, code, or part of a buffer at some time, once.
 
-    What lies below the buffers counts in: the reserved bytes, and the code, which every tile holds. Buffers that are
-    live at different times may share addresses, so this is what the tile needs and not the sum of its tensors.
+    Buffers that are live at different times may share addresses, so this is what the tile needs and not the sum of its
+    tensors. It leaves out what stays free between buffers: weights that are loaded 128 bits at a time lie in
+    interleaved memory, behind room that others need not fill.
     """
-    top = np.full(program.target.tiles, program.target.reserved_bytes + program.code_bytes, np.int64)
-    for buffer in program.buffers:
-        tiles = buffer.layout.used_tiles
-        top[tiles] = np.maximum(top[tiles], buffer.offset + buffer.nbytes)
-    return top
+    used = np.full(program.target.tiles, program.target.reserved_bytes + program.code_bytes, np.int64)
+    top = used.copy()
+    for buffer in sorted(program.buffers, key=lambda b: b.offset):
+        tiles, end = buffer.layout.used_tiles, buffer.offset + buffer.nbytes
+        used[tiles] += np.maximum(0, end - np.maximum(top[tiles], buffer.offset))
+        top[tiles] = np.maximum(top[tiles], end)
+    return used

@@ -68,7 +68,7 @@ class Amp:
         return by_type[dtype]
 
     def weight_load_bytes(self, dtype: AmpType) -> int:
-        """Bytes of weights that the supervisor loads per cycle."""
+        """Bytes of weights that the supervisor loads per cycle from interleaved memory."""
         by_type = {
             "fp8": self.weight_load_bytes_f8,
             "fp16": self.weight_load_bytes_f16,
@@ -87,8 +87,9 @@ class Target:
     a chip move together in one direction.
 
     Memory of a tile, from the lowest offset: `executable_bytes` that may hold instructions (data too), then
-    memory for data alone, of which the last `interleaved_bytes` can be read twice as wide as the rest.
-    `reserved_bytes` are taken from the start of executable memory, before anything is placed.
+    memory for data alone, of which the last `interleaved_bytes` can be read twice as wide as the rest. Memory consists
+    of elements of `element_bytes`, of twice as many where it is interleaved: one issue reaches two places at once only
+    in different elements. `reserved_bytes` are taken from the start of executable memory, before anything is placed.
 
     `phase_cycles` is the overhead of one exchange phase together with the compute set behind it:
     synchronisation, latency of the first word, launch. `launch_cycles` is the supervisor's part of starting
@@ -108,6 +109,7 @@ class Target:
     tile_bytes: int = field(metadata=_figure("bytes", 1 << 10, 1 << 26))
     executable_bytes: int = field(metadata=_figure("bytes", 1 << 10, 1 << 26))
     interleaved_bytes: int = field(metadata=_figure("bytes", 0, 1 << 26))
+    element_bytes: int = field(metadata=_figure("bytes", 16, 1 << 26))
     reserved_bytes: int = field(metadata=_figure("bytes", 0, 1 << 26))
     vector_bytes: int = field(metadata=_figure("bytes", 4, 256))
     copy_bytes_per_cycle: float = field(metadata=_figure("bytes/cycle", 0.125, 4096))
@@ -136,6 +138,16 @@ class Target:
     def usable_bytes(self) -> int:
         """Bytes of a tile that a program may use for variables, code and vertex state together."""
         return self.tile_bytes - self.reserved_bytes
+
+    @property
+    def interleaved_from(self) -> int:
+        """Where interleaved memory begins, in bytes from the start of a tile's memory; its end where there is none."""
+        return max(0, self.tile_bytes - self.interleaved_bytes)
+
+    @property
+    def plain(self) -> "Target":
+        """The machine without interleaved memory: what it is for operands that do not lie there."""
+        return replace(self, interleaved_bytes=0)
 
     @property
     def has_fp8(self) -> bool:
@@ -194,7 +206,12 @@ class Target:
     def amp_weight_cycles(self, dtype: AmpType, partials: AmpType) -> int:
         """Cycles to load the weights of one pass, units x input channels, at `weight_load_bytes` a cycle."""
         weights = self.amp.units(dtype, partials) * self.amp_input_channels(dtype) * _ITEM_BYTES[dtype]
-        return -(-weights // self.amp.weight_load_bytes(dtype))
+        return -(-weights // self.weight_load_bytes(dtype))
+
+    def weight_load_bytes(self, dtype: AmpType) -> int:
+        """Bytes of weights that the supervisor loads per cycle: by single vectors without interleaved memory."""
+        wide = self.amp.weight_load_bytes(dtype)
+        return wide if self.interleaved_bytes else min(wide, self.vector_bytes)
 
     def peak_flops(self, dtype: AmpType, partials: AmpType) -> float:
         """Floating-point operations per second of all tiles at the matrix unit's peak, 2 per MAC."""

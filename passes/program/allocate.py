@@ -1,18 +1,21 @@
 """Addresses: one offset per buffer, the same on all its tiles.
 
 Two buffers conflict when they share a tile and a step in which both are live. Offsets are found by first fit in several
-good orders, the lowest peak wins. Where it exceeds the tile and the bytes that are alive at once do not, orders near to
-the best one are tried as well, a fixed number of them.
+good orders. Buffers that vertices read 128 bits at a time go to interleaved memory, and those that vertices reach in
+one issue to different elements of memory, as long as the program fits: what does not get its place costs cycles
+(`ipucc.program.regions`). Where the lowest peak exceeds the tile and the bytes that are alive at once do not, orders
+near to the best one are tried as well, a fixed number of them.
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ipucc.program.liveness import liveness
-from ipucc.program.model import Program
+from ipucc.program.model import Compute, Program, walk
 from ipucc.tiles.layout import GRAIN_BYTES
 
 __all__ = ["Allocation", "allocate"]
@@ -22,7 +25,7 @@ _MOVES: Final = 3000
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """Offsets of all buffers, the end of the highest one, and per tile the bytes that buffers reach up to."""
+    """Offsets of all buffers, and the end of the highest one."""
 
     offsets: list[int]
     peak: int
@@ -48,23 +51,53 @@ def allocate(program: Program, start: int) -> Allocation:
     ]
     from ipucc.passes.program.allocate_kernel import first_fit, search  # numba: imported only where it runs
 
-    offsets, peak, order = np.zeros(ids.size, np.int64), -1, orders[0]
-    for candidate in orders:
-        tried = first_fit(candidate, size, conflict)
-        reached = int((tried + size).max(initial=0))
-        if peak < 0 or reached < peak:
-            offsets, peak, order = tried, reached, candidate
-    room = program.target.tile_bytes - start
-    if peak > room >= _most_alive(held, size, first, last):
-        offsets = search(order, size, conflict, room, _MOVES)
-        peak = int((offsets + size).max(initial=0))
+    target = program.target
+    wide, apart = _wanted(program, ids)
+    memory = np.array(
+        [target.interleaved_from, target.tile_bytes, target.element_bytes, 2 * target.element_bytes], np.int64
+    )
+    shared, nowhere = conflict.astype(np.int8), np.zeros_like(wide)
+    wishes = [(np.where(conflict & apart, np.int8(2), shared), wide), (shared, wide), (shared, nowhere)]
+    for meets, inside in wishes:
+        found: list[tuple[bool, int, int, int, NDArray[np.int64], NDArray[np.int64]]] = []
+        for order in orders:
+            offsets = first_fit(order, size, meets, start, inside, memory)
+            peak = int((offsets + size).max(initial=start))
+            misplaced = int(size[wide & (offsets < target.interleaved_from)].sum())
+            found.append((peak > target.tile_bytes, misplaced, peak, len(found), offsets, order))
+        over, _, peak, _, offsets, order = min(found, key=lambda f: f[:4])
+        if not over:
+            break
+    if over and _most_alive(held, size, first, last) <= target.tile_bytes - start:
+        offsets = search(order, size, shared, start, nowhere, memory, target.tile_bytes, _MOVES)
+        peak = int((offsets + size).max(initial=start))
     out = [0] * len(program.buffers)
     for i, root in enumerate(ids.tolist()):
-        out[root] = start + int(offsets[i])
+        out[root] = int(offsets[i])
     for b, buffer in enumerate(program.buffers):
         if buffer.alias >= 0:
             out[b] = out[buffer.alias] + buffer.alias_offset
-    return Allocation(out, start + peak)
+    return Allocation(out, peak)
+
+
+def _wanted(program: Program, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of the buffers `ids`, which should lie in interleaved memory, and [buffers, buffers]: which two in different
+    elements."""
+    place = {int(b): i for i, b in enumerate(ids)}
+    wide, apart = np.zeros(ids.size, bool), np.zeros((ids.size, ids.size), bool)
+
+    def root(b: int) -> int:
+        return place[program.buffers[b].alias if program.buffers[b].alias >= 0 else b]
+
+    for step in walk(program.steps, program.functions):
+        if isinstance(step, Compute):
+            for i in step.codelet.wide:
+                wide[root(step.operands[i].buffer)] = True
+            operands, results = step.codelet.streams
+            reached = [step.operands[i].buffer for i in operands] + [step.results[i].buffer for i in results]
+            for a, b in combinations(map(root, reached), 2):
+                apart[a, b] = apart[b, a] = a != b
+    return wide, apart
 
 
 def _most_alive(held: NDArray[np.float32], size: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]

@@ -32,6 +32,11 @@ class Triad(Codelet):
         """An issue per two elements; 15 to enter, fill the pipe, set the loop up, empty the pipe and leave."""
         return 15 + -(-n["d0"] // 2)
 
+    @property
+    def streams(self):
+        """Both loads and the store reach memory in the same issue."""
+        return (0, 1), (0,)
+
     def compute(self, operands, cells):
         b, c = operands
         return [b + np.float32(self.q) * c]

@@ -78,7 +78,7 @@ class Conv(Codelet):
 
     @property
     def wide(self) -> tuple[int, ...]:
-        return weights_of(self.method)
+        return weights_of(self.method, self.dtype)
 
     @property
     def streams(self) -> Streams:
@@ -164,7 +164,7 @@ class ConvTranspose(Codelet):
 
     @property
     def wide(self) -> tuple[int, ...]:
-        return weights_of(self.method)
+        return weights_of(self.method, self.dtype)
 
     @property
     def streams(self) -> Streams:

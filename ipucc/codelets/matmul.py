@@ -64,8 +64,11 @@ def product_cycles(
     return kernel(groups, rows, k, n, dtype, partials, target, adds)
 
 
-def weights_of(method: str) -> tuple[int, ...]:
-    """The operand that a product or a convolution keeps in the matrix unit; its loads can be wide."""
+def weights_of(method: str, dtype: str) -> tuple[int, ...]:
+    """The operand that a product or a convolution keeps in the matrix unit; loads of types below 4 bytes can be
+    wide."""
+    if not is_float(dtype) or itemsize(dtype) > 2:
+        return ()
     if method.startswith("amp"):
         return (1,)
     return (0,) if method == "swapped" else ()
@@ -146,7 +149,7 @@ class MatMul(Codelet):
 
     @property
     def wide(self) -> tuple[int, ...]:
-        return weights_of(self.method) if is_float(self.dtype) else ()
+        return weights_of(self.method, self.dtype)
 
     @property
     def streams(self) -> Streams:

@@ -129,6 +129,8 @@ def _shortened(reason: str) -> str:
 
 def page(outcomes: Sequence[Outcome]) -> str:
     """The text of the page."""
+    networks = [o for o in outcomes if o.kind == "real"]
+    outcomes = [o for o in outcomes if o.kind != "real"]
     by_op: Mapping[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_op[outcome.op].append(outcome)
@@ -152,6 +154,10 @@ def page(outcomes: Sequence[Outcome]) -> str:
     if without:
         lines += ["", "Without a case of their own: " + ", ".join(
             f"`{op}`" + (" (runs)" if op in lowered else "") for op in without) + "."]  # fmt: skip
+    if networks:
+        lines += ["", "## Whole networks", "", "Those that come with onnx, on a whole chip; weights are constants.", "",
+                  "| network | outcome |", "|---|---|"]  # fmt: skip
+        lines += [f"| {o.op} | {o.status}{': ' * bool(o.reason)}{_shortened(o.reason)} |" for o in networks]
     lines += ["", "## Sources of cycles", "", "| codelet | cycles |", "|---|---|"]
     lines += [f"| `{name}` | {_source(used[name])} |" for name in sorted(used)]
     return "\n".join(lines) + "\n"

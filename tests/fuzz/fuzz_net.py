@@ -144,10 +144,14 @@ class Net:
         try:
             onnx.defs.get_schema(op, self.opset)
             alone = self._alone(node, [v.array for v in operands])
-            onnx.shape_inference.infer_shapes(alone, check_type=True, strict_mode=True)
+            inferred = onnx.shape_inference.infer_shapes(alone, check_type=True, strict_mode=True, data_prop=True)
         except Exception as failure:  # of several kinds
             raise Rejected(str(failure)) from failure
         found = self._computed(node, [v.array for v in operands])
+        for port, array in zip(inferred.graph.output, found, strict=True):
+            shape = port.type.tensor_type.shape.dim
+            if any(d.HasField("dim_value") and d.dim_value != n for d, n in zip(shape, array.shape, strict=False)):
+                raise Rejected("inferred otherwise")  # a fault of the evaluator
         bounds = self._bounds(op, node, operands, found)
         for name, array, bound in zip(names, found, bounds, strict=True):
             self.values[name] = Value(array, bound)
@@ -158,7 +162,11 @@ class Net:
         """A model of one node, its operands inputs."""
         ports = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
                  for n, a in zip(_names(node), arrays, strict=True)]  # fmt: skip
-        graph = helper.make_graph([node], "node", ports, [onnx.ValueInfoProto(name=n) for n in node.output])
+        known = {t.name: t for t in self.constants}
+        graph = helper.make_graph(
+            [node], "node", ports, [onnx.ValueInfoProto(name=n) for n in node.output],
+            [known[n] for n in _names(node) if n in known],
+        )  # fmt: skip
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
 
     def _computed(self, node: onnx.NodeProto, arrays: Sequence[Array]) -> list[Array]:

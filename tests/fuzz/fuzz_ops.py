@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 from fuzz_net import FLOATS, INTEGERS, Net, Rejected
+from hypothesis import strategies as st
 from onnx import TensorProto
 
 __all__ = ["EXACT", "OPS", "op_types"]
@@ -109,6 +110,9 @@ def reduction(net: Net) -> None:
     a = net.pick(*FLOATS, *(["int32"] if op in ("ReduceSum", "ReduceMax", "ReduceMin") else []), rank=1)
     rank = net.values[a].array.ndim
     axes = net.some([[d] for d in range(-rank, rank)] + [list(range(rank)), list(range(rank))[1:] or [0]])
+    if net.number(0, 5) == 5:
+        net.add(op, [a], keepdims=net.number(0, 1), noop_with_empty_axes=net.number(0, 1))
+        return
     net.add(op, [a, net.ints(*axes)], keepdims=net.number(0, 1))
 
 
@@ -202,10 +206,18 @@ def convolution(net: Net) -> None:
     made = groups * net.number(1, 3)
     kernel = [net.number(1, min(3, s)) for s in size]
     shape = (made, c // groups, *kernel) if op == "Conv" else (c, made // groups, *kernel)
-    pads = [net.number(0, k - 1) for k in kernel]
     inputs = [a, net.constant(shape, value.dtype), *net.some([[], [net.constant((made,), value.dtype)]])]
-    net.add(op, inputs, group=groups, kernel_shape=kernel, strides=[net.number(1, 2) for _ in size], pads=pads + pads,
-            dilations=[net.some([1, 1, 2]) for _ in size])  # fmt: skip
+    attributes: dict[str, object] = {
+        "group": groups,
+        "kernel_shape": kernel,
+        "strides": [net.number(1, 2) for _ in size],
+    }
+    padding = net.some(["", "", "SAME_UPPER", "SAME_LOWER", "VALID"])
+    if padding:
+        net.add(op, inputs, auto_pad=padding, **attributes)
+        return
+    pads = [[net.number(0, k - 1) for k in kernel] for _ in range(2)]
+    net.add(op, inputs, pads=pads[0] + pads[1], dilations=[net.some([1, 1, 2]) for _ in size], **attributes)
 
 
 def pool(net: Net) -> None:
@@ -221,6 +233,10 @@ def pool(net: Net) -> None:
         "strides": [net.number(1, 2) for _ in kernel],
         "pads": pads + pads,
     }
+    if net.coin():
+        attributes["ceil_mode"] = 1
+    if net.coin() and op != "LpPool":
+        attributes["dilations"] = [net.number(1, 2) for _ in kernel]
     if op == "AveragePool":
         attributes["count_include_pad"] = net.number(0, 1)
     if op == "LpPool":
@@ -294,6 +310,12 @@ def pad(net: Net) -> None:
     most = 3 if mode in ("constant", "edge") else min(value.shape) - 1
     before, after = ([net.number(0, max(0, min(3, most))) for _ in value.shape] for _ in range(2))
     fill = [net.tensor(np.asarray(net.number(-1, 1), value.array.dtype))] if mode == "constant" else []
+    if mode == "constant" and net.coin():
+        axis = net.number(-value.array.ndim, value.array.ndim - 1)
+        net.add(
+            "Pad", [a, net.ints(before[axis], -net.number(0, value.shape[axis] - 1)), *fill, net.ints(axis)], mode=mode
+        )
+        return
     net.add("Pad", [a, net.ints(*before, *after), *fill], mode=mode)
 
 
@@ -323,10 +345,66 @@ def triangle(net: Net) -> None:
 def resize(net: Net) -> None:
     a = net.pick(*FLOATS, ranks=(4,))
     n, c, *size = net.values[a].shape
-    sizes = [n, c, *(net.some([s, 2 * s, s + 1, max(1, s // 2)]) for s in size)]
     mode = net.some(["nearest", "linear", "cubic"])
-    net.add("Resize", [a, "", "", net.ints(*sizes)], mode=mode,
-            coordinate_transformation_mode=net.some(["half_pixel", "asymmetric", "align_corners"]))  # fmt: skip
+    attributes: dict[str, object] = {"mode": mode}
+    attributes["coordinate_transformation_mode"] = net.some(
+        ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric"]
+    )
+    if mode == "nearest":
+        attributes["nearest_mode"] = net.some(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+    elif mode == "cubic":
+        attributes |= {"cubic_coeff_a": net.some([-0.75, -0.5]), "exclude_outside": net.number(0, 1)}
+    if mode != "nearest" and net.coin():
+        attributes["antialias"] = 1
+    if net.coin():
+        sizes = [n, c, *(net.some([s, 2 * s, s + 1, max(1, s // 2)]) for s in size)]
+        net.add("Resize", [a, "", "", net.ints(*sizes)], **attributes)
+    else:
+        scales = net.tensor(np.asarray([net.some([0.5, 1.0, 1.5, 2.0]) for _ in size], np.float32))
+        net.add("Resize", [a, "", scales], axes=[2, 3], **attributes)
+
+
+def grid_sample(net: Net) -> None:
+    a = net.pick("float32", ranks=(4,))
+    n, _, height, width = net.values[a].shape
+    rng = np.random.default_rng(net.number(0, 5))
+    grid = net.tensor((rng.integers(-20, 21, (n, min(height, 5), min(width, 4), 2)) / 16).astype(np.float32))
+    net.add("GridSample", [a, grid], mode=net.some(["linear", "nearest", "cubic"]), align_corners=net.number(0, 1),
+            padding_mode=net.some(["zeros", "border", "reflection"]))  # fmt: skip
+
+
+def crop(net: Net) -> None:
+    a = net.pick(*FLOATS, "int32", rank=1)
+    axes = list(range(net.values[a].array.ndim))[-2:]
+    net.add("CenterCropPad", [a, net.ints(*(net.number(1, 9) for _ in axes))], axes=axes)
+
+
+def about(net: Net) -> None:
+    a = net.pick(*FLOATS, "int64", "bool")
+    net.add(net.some(["Shape", "Size"]), [a])
+
+
+def per_channel(net: Net) -> None:
+    """Quantised along an axis, there and back."""
+    a = net.pick("float32", rank=2)
+    axis = net.number(0, 1)
+    size = net.values[a].shape[axis]
+    kind = net.some([np.int8, np.uint8])
+    scale = net.tensor((2.0 ** -net.draw(st.integers(1, 3)) * (1 + np.arange(size) % 3)).astype(np.float32))
+    zero = net.tensor((np.arange(size) % 5).astype(kind))
+    (q,) = net.add("QuantizeLinear", [a, scale, zero], axis=axis)
+    net.add("DequantizeLinear", [q, scale, zero], axis=axis)
+
+
+def quantised_convolution(net: Net) -> None:
+    a = net.pick("uint8", ranks=(4,))
+    c = net.values[a].shape[1]
+    weight = net.constant((2, c, 1, min(2, net.values[a].shape[3])), "int8")
+    one, zero = net.tensor(np.float32(0.5)), net.tensor(np.uint8(net.number(0, 3)))
+    scales = net.some([net.tensor(np.float32(0.25)), net.tensor(np.asarray([0.25, 0.5], np.float32))])
+    none = net.tensor(np.zeros(net.values[scales].shape, np.int8))
+    bias = net.some([[], [net.tensor(np.asarray([3, -4], np.int32))]])
+    net.add("QLinearConv", [a, one, zero, weight, scales, none, net.tensor(np.float32(2)), zero, *bias])
 
 
 def _indices(net: Net, shape: Sequence[int], below: int, constant: bool) -> str:
@@ -425,7 +503,21 @@ def recurrence(net: Net) -> None:
     gates, ways = {"RNN": 1, "GRU": 3, "LSTM": 4}[op], 2 if both else 1
     weights = [net.constant((ways, gates * hidden, n), "float32") for n in (features, hidden)]
     bias = net.some([[], [net.constant((ways, 2 * gates * hidden), "float32")]])
-    net.add(op, [a, *weights, *bias], 2, hidden_size=hidden, direction="bidirectional" if both else "forward")
+    attributes: dict[str, object] = {
+        "hidden_size": hidden,
+        "direction": "bidirectional" if both else net.some(["forward", "reverse"]),
+    }
+    if op == "GRU":
+        attributes["linear_before_reset"] = net.number(0, 1)
+    if net.coin():
+        batch = net.values[a].shape[1]
+        lengths = net.tensor(
+            np.random.default_rng(net.number(0, 3)).integers(1, net.values[a].shape[0] + 1, batch, np.int32)
+        )
+        first = net.constant((ways, batch, hidden), "float32")
+        net.add(op, [a, *weights, *(bias or [""]), lengths, first], 2, **attributes)
+        return
+    net.add(op, [a, *weights, *bias], 2, **attributes)
 
 
 def attention(net: Net) -> None:
@@ -436,10 +528,11 @@ def attention(net: Net) -> None:
 
 
 MOVES: Final = (transpose, reshape, slices, concat, split, pad, repeat, blocks, triangle, gather)
-EXACT: Final = (*MOVES, clip, where, one_hot, top, reverse)
+EXACT: Final = (*MOVES, clip, where, one_hot, top, reverse, crop)
 OPS: Final = (
     *(3 * (unary, binary)), *MOVES, *EXACT, matmul, matmul, gemm, einsum, convolution, convolution, pool, rows, rows,
     channels, reduction, reduction, position, cast, cast, resize, scatter, quantised, quantised, recurrence, attention,
+    grid_sample, about, per_channel, quantised_convolution,
 )  # fmt: skip
 
 
@@ -448,5 +541,5 @@ def op_types() -> list[str]:
     named = """Clip Cast Where ArgMax ArgMin CumSum CumProd MatMul Gemm Einsum Conv ConvTranspose Transpose Reshape
         Flatten Unsqueeze Squeeze Slice Concat Split Pad Tile Expand DepthToSpace SpaceToDepth Trilu Resize Gather
         GatherElements GatherND ScatterElements ScatterND OneHot TopK ReverseSequence QuantizeLinear DequantizeLinear
-        MatMulInteger ConvInteger QLinearMatMul Attention""".split()  # noqa: SIM905
+        MatMulInteger ConvInteger QLinearMatMul Attention GridSample CenterCropPad Shape Size QLinearConv""".split()  # noqa: SIM905
     return sorted({*UNARY, *BINARY, *REDUCTIONS, *ROWS, *CHANNELS, *POOLS, *CELLS, *named})

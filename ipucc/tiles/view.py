@@ -8,7 +8,7 @@ gather by constant indices and a nearest-neighbour resize are all views, and so 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from math import prod
 
@@ -70,8 +70,7 @@ class View:
     @staticmethod
     def identity(shape: Sequence[int]) -> "View":
         """The view of a tensor as itself."""
-        dims = tuple(shape)
-        return View(dims, dims, tuple(Group((i,), (i,), n) for i, n in enumerate(dims)))
+        return _identity(tuple(shape))
 
     @staticmethod
     def reshape(src: Sequence[int], dst: Sequence[int]) -> "View":
@@ -168,6 +167,11 @@ class View:
         dst_order = [d for g in self.groups for d in g.dst]
         out = taken.reshape([self.dst[d] for d in dst_order])
         return out.transpose(np.argsort(dst_order)) if dst_order else out.reshape(())
+
+
+@lru_cache(maxsize=4096)
+def _identity(dims: tuple[int, ...]) -> View:
+    return View(dims, dims, tuple(Group((i,), (i,), n) for i, n in enumerate(dims)))
 
 
 def _joined(inner: Sequence[Group], outer: Sequence[Group], middle: Sequence[int]) -> list[tuple[list[int], list[int]]]:

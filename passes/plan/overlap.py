@@ -25,6 +25,8 @@ Small = NDArray[np.int32]
 
 _FLATS: Final = 4096
 """Layouts whose flat arrays are kept: up to some 50 KB each."""
+_SINGLES: Final = 1 << 15
+"""Pairs of layouts whose costs are kept, half a KB each."""
 _SHARED: Final = 32
 """Pairs of layouts from which on two threads share them. They are independent, so their costs are the same."""
 _CODE_WEIGHT: Final = 1 / 32
@@ -138,6 +140,7 @@ class Overlaps:
     _edges: _Pool = field(default_factory=_Pool)
     _pairs: dict[tuple[object, ...], int] = field(default_factory=dict)
     _pool: _Pool = field(default_factory=_Pool)
+    _single: dict[tuple[bytes, bytes, str], EdgeCosts] = field(default_factory=dict)
 
     def cost(self, src: Layout, dst: Layout, view: View) -> EdgeCost:
         """Cycles until `dst` holds what it needs of `src` through `view`: bytes at the busiest port over the port's
@@ -147,9 +150,20 @@ class Overlaps:
 
     def costs(self, sources: Sequence[Layout], destinations: Sequence[Layout], view: View) -> EdgeCosts:
         """`cost` of every source with every destination, in every pair of local orders, whichever they have."""
+        every = [self._flat(x) for x in sources], [self._flat(x) for x in destinations]
+        if len(sources) != 1 or len(destinations) != 1:
+            return self._costs(every, view, destinations)
+        # Plans of an op often bring the same from the same place.
+        key = every[0][0].content, every[1][0].content, view.digest
+        if key not in self._single:
+            if len(self._single) == _SINGLES:
+                del self._single[next(iter(self._single))]
+            self._single[key] = self._costs(every, view, destinations)
+        return self._single[key]
+
+    def _costs(self, every: tuple[list[Flat], list[Flat]], view: View, destinations: Sequence[Layout]) -> EdgeCosts:
         from ipucc.passes.plan.overlap_kernel import edge_loads  # numba: imported only where plans are made
 
-        every = [self._flat(x) for x in sources], [self._flat(x) for x in destinations]
         # Plans that differ elsewhere often lay an operand alike.
         a, b = (list({x.content: x for x in flats}.values()) for flats in every)
         if not a or not b:

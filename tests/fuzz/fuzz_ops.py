@@ -134,7 +134,10 @@ def rows(net: Net) -> None:
     if op.endswith("max"):
         net.add(op, [a], axis=axis)
     elif op == "LpNormalization":
-        net.add(op, [a], axis=axis, p=net.number(1, 2))
+        p = net.number(1, 2)
+        if p == 1 and (value.array < 0).any():
+            raise Rejected("a fault of the evaluator")  # it adds up the elements, not their magnitudes
+        net.add(op, [a], axis=axis, p=p)
     else:
         axis = -net.number(1, min(2, value.array.ndim))
         scale = [net.constant(value.shape[axis:], value.dtype) for _ in range(2 if op[0] == "L" else 1)]

@@ -3,11 +3,10 @@
     python benchmarks/conformance.py [--kind node] [--op NAME] [--case PATTERN] [--json OUT] [--freeze]
 
 Every case is compiled for a machine of a few tiles (for a whole chip where that is too small; whole networks for one
-at once, in fp16 where float32 does not fit) and run; what it computes is held against the expected outputs of the
-case, with its tolerances. A case passes, is refused by a diagnostic, gives wrong numbers, crashes, or hangs; one whose
-numbers differ by roundings of their type alone, but beyond the tolerances of the case, counts by itself. Nothing runs
-on the host instead. Inputs from which shapes, axes or counts follow are bound to their values while compiling
-(`--bind`).
+at once) and run; what it computes is held against the expected outputs of the case, with its tolerances. A case
+passes, is refused by a diagnostic, gives wrong numbers, crashes, or hangs; one whose numbers differ by roundings of
+their type alone, but beyond the tolerances of the case, counts by itself. Nothing runs on the host instead. Inputs
+from which shapes, axes or counts follow are bound to their values while compiling (`--bind`).
 
 `tests/conformance/passing.txt` lists the cases that pass. One of them that does no longer is an error, and so is any
 wrong, crashing or hanging case. `--freeze` adds the cases that pass now; none is ever taken off.
@@ -23,7 +22,7 @@ import traceback
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -147,7 +146,7 @@ def as_array(item: Any) -> Any:
     return np.asarray(item) if isinstance(item, np.generic) else item
 
 
-def run_case(case: Case, target: str, precision: str = "model") -> Outcome:
+def run_case(case: Case, target: str) -> Outcome:
     """Compile a case and run it on all of its data."""
     begin = time.perf_counter()
     bound: tuple[str, ...] = ()
@@ -156,7 +155,7 @@ def run_case(case: Case, target: str, precision: str = "model") -> Outcome:
         return Outcome(case.name, case.kind, case.op, status, reason, bound, time.perf_counter() - begin)
 
     try:
-        ready = IpuBackend.prepare(case.model, target=target, solver="greedy", effort="fast", precision=precision)
+        ready = IpuBackend.prepare(case.model, target=target, solver="greedy", effort="fast")
         bound = ready.bound
         for inputs, outputs in case.data:
             found = ready.run([as_array(item) for item in inputs])
@@ -218,10 +217,7 @@ def _work(job: tuple[str, str, str]) -> Outcome:
             warnings.simplefilter("ignore")
             found = run_case(load(kind, name), "gc200" if kind == "real" else target)
             small = found.status == "refused" and found.reason.startswith("IPU040")
-            if small and kind == "real":
-                halved = run_case(load(kind, name), "gc200", "fp16")
-                return replace(halved, reason=halved.reason or "in fp16; float32 does not fit")
-            return run_case(load(kind, name), "gc200") if small else found
+            return run_case(load(kind, name), "gc200") if small and kind != "real" else found
     finally:
         signal.alarm(0)
 

@@ -175,7 +175,7 @@ _QUICK: dict[str, tuple[str, Callable[[Rows], tuple[str, bool]]]] = {
     "K5": ("six workers are about 4 times as fast as one, tiles scale linearly", _k5),
     "X1": ("the same payload takes much longer in a poor order of transfers", _x1),
     "N1": ("ResNet-50 fp16 is affine in the batch, and batch 1 lies below the line", _n1),
-    "N1 memory": ("runs that were out of memory on the chip are so here, those that ran are not", _oom),
+    "N1 memory": ("runs that were out of memory on the chip are so here", _oom),
     "N2": ("fp32 reaches half the throughput of fp16 at batch 1, a third at 16", _n2),
     "N4": ("the host costs 3 to 5 % of throughput", _n4),
 }

@@ -1,12 +1,13 @@
 """Programs of one compute set on some tiles, made by hand: what a benchmark of a kernel runs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 import ipucc
-from ipucc.codelets.base import Array, Cells, Codelet
+from ipucc.codelets.base import Array, Cells, Codelet, Counts
 from ipucc.program.model import Compute, Program, Step
 from ipucc.target import Target
 
@@ -22,11 +23,24 @@ class TimedKernel(Codelet):
         raise TypeError(f"{self.name} is timed only")
 
 
+@dataclass(frozen=True)
+class _Alone(TimedKernel):
+    """The cycles of a codelet, wherever its operands lie."""
+
+    codelet: Codelet
+
+    name: ClassVar[str] = "validation.alone"
+
+    def cycles(self, n: Mapping[str, Counts], target: Target) -> Counts:
+        return self.codelet.cycles(n, target)
+
+
 def compute_set(codelet: Codelet, extents: Mapping[str, int], tiles: int, name: str = "kernel") -> Compute:
     """The same cell on so many tiles."""
     n = {axis: np.full(tiles, size, np.int64) for axis, size in extents.items()}
     cells = Cells({axis: np.zeros(tiles, np.int64) for axis in n}, n)
-    return Compute(name, codelet, np.arange(tiles, dtype=np.int32), cells, (), ())
+    kernel = codelet if isinstance(codelet, TimedKernel) else _Alone(codelet)
+    return Compute(name, kernel, np.arange(tiles, dtype=np.int32), cells, (), ())
 
 
 def cycles_of(steps: list[Step], target: Target) -> int:

@@ -171,7 +171,10 @@ class Sampler:
             found = e.op("Sub", e.op("Mul", up, self.number(size / 2)), self.number(0.5))
         if self.padding == "border":
             return e.op("Clip", found, self.number(0.0), self.number(size - 1.0))
-        return self.reflected(found, size) if self.padding == "reflection" else found
+        if self.padding != "reflection":
+            return found
+        # The nearest element is that of the place outside: half a step from it, the mirror image lies by another.
+        return self.reflected(e.op("Round", found) if self.mode == "nearest" else found, size)
 
     def reflected(self, x: ir.Value, size: int) -> ir.Value:
         """Mirrored at the borders, which lie half an element outside where corners are not aligned."""

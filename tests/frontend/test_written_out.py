@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 import ipucc
 from ipucc.diagnostics import CompileError
@@ -187,3 +188,15 @@ def test_the_boxes_of_a_detector(machine_file):
     boxes = np.concatenate([place, place + size], axis=2).astype(np.float32)
     feeds = {"boxes": boxes, "scores": RNG.random((1, 3, 24), np.float32)}
     assert_like_onnxruntime(machine_file, onnx.parser.parse_model(text), feeds)
+
+
+def test_the_nearest_place_is_taken_before_it_is_mirrored(machine_file):
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 22]> g (float[1,1,8,1] x, float[1,2,1,2] grid) => (float[1,1,2,1] y) {
+            y = GridSample <align_corners = 0, mode = "nearest", padding_mode = "reflection"> (x, grid)
+        }"""
+    )
+    feeds = {"x": np.arange(8, dtype=np.float32).reshape(1, 1, 8, 1)}
+    feeds["grid"] = np.float32([[0, -1.25], [0, 1.5]]).reshape(1, 2, 1, 2)
+    got = ipucc.compile(model, target=str(machine_file(tiles=8)), solver="greedy", effort="fast").run(feeds)
+    np.testing.assert_array_equal(got.outputs["y"], ReferenceEvaluator(model).run(None, feeds)[0])

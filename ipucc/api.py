@@ -19,7 +19,7 @@ from ipucc.diagnostics import Diagnostic, JsonValue, error
 from ipucc.patterns import PatternReport, set_pattern
 from ipucc.program.file import load_program, save_program
 from ipucc.program.model import Program
-from ipucc.program.timing import StepTime
+from ipucc.program.timing import Decisions, StepTime, check_decisions
 from ipucc.program.usage import tile_bytes
 from ipucc.runtime.engine import Engine
 from ipucc.target import Target
@@ -65,7 +65,8 @@ class Result:
 
     `flops` counts 2 per multiply-accumulate of the dense model, `sparse_flops` leaves out blocks that are zero.
     `utilisation` is `flops` against the peak of the matrix unit with the chosen partials over `device_seconds`;
-    0 for a model that multiplies no matrices.
+    0 for a model that multiplies no matrices. `decisions` says what data decided: by the name of a loop the trips that
+    it made, of an If 1 or 0 for its branch, one number for every time that the run came by.
     """
 
     outputs: dict[str, Array]
@@ -75,6 +76,7 @@ class Result:
     sparse_flops: int
     utilisation: float
     steps: tuple[StepTime, ...]
+    decisions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +110,8 @@ class Executable:
     program: Program
     remarks: tuple[Diagnostic, ...] = ()
     explanations: "tuple[Explanation, ...]" = ()
-    _engines: dict[bool, Engine] = field(default_factory=dict, repr=False)
+    _engine: Engine | None = field(default=None, repr=False)
+    _predicted: list[StepTime] = field(default_factory=list, repr=False)
 
     @property
     def target(self) -> Target:
@@ -133,32 +136,47 @@ class Executable:
 
     @property
     def cycles(self) -> Cycles:
-        """Predicted cycles of a run; a run counts exactly these."""
+        """Predicted cycles of a run; a run counts exactly these.
+
+        Where data decides, this is a run in which every loop makes as many trips as its bound says (one where it has
+        none) and every If takes its longer branch; `predict` takes other decisions.
+        """
         return Cycles.of(self._times())
 
+    def predict(self, decisions: Decisions) -> Cycles:
+        """Predicted cycles of a run with these decisions, those of a `Result` or one number for every time; a run that
+        decides so counts exactly these. Raises IPU0711 for a name that no loop and no If has, IPU0712 for a number that
+        is none of theirs."""
+        return Cycles.of(self._times(decisions))
+
     def run(
-        self, inputs: Mapping[str, ArrayLike] | None = None, *, checked: bool = False, timing_only: bool = False
-    ) -> Result:
+        self, inputs: Mapping[str, ArrayLike] | None = None, *, checked: bool = False, timing_only: bool = False,
+        decisions: Decisions | None = None,
+    ) -> Result:  # fmt: skip
         """Run the program once, from fresh tile memory.
 
         `checked` follows every word of tile memory and refuses a read of stale or foreign data (IPU0611); it is slow.
-        With `timing_only` no numbers are computed and no inputs needed. Inputs of patterns (`set_pattern`) need not be
+        With `timing_only` no numbers are computed and no inputs needed; what data would decide is as in `decisions`, by
+        default as for `cycles`. Inputs of patterns (`set_pattern`) need not be
         given. Raises CompileError for wrong inputs (IPU0601
         to IPU0604, IPU0610, all at once) and for a program without weights (IPU0510).
         """
         if timing_only:
             if checked:
                 raise error("IPU0613", "checked mode watches numbers, and a run for timing only computes none")
-            return self._result({}, self._times())
+            return self._result({}, self._times(decisions))
+        if decisions:
+            raise error("IPU0712", "decisions are given to a run for timing only: in others data decides")
         arrays = check_inputs(self.program.inputs, inputs or {}, self.program.held)
-        engine = self._checked_engine() if checked else self._engine()
+        engine = self._checked_engine() if checked else self._plain_engine()
         try:
             outputs = engine.run(arrays)
         finally:
             # The next run starts from fresh memory, and nobody holds a chip's worth of it in between.
             engine.memory = None
-        declared = as_declared(outputs, self.program.outputs)
-        return self._result(trimmed(declared, self.program.extents), engine.times)
+        declared = trimmed(as_declared(outputs, self.program.outputs), self.program.extents)
+        decided = {name: tuple(found) for name, found in engine.decisions.items()}
+        return self._result(declared, engine.times, decided)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -184,9 +202,11 @@ class Executable:
         """Write the program file. Raises CompileError IPU0508 where it cannot be written; nothing is left then."""
         save_program(self.program, path)
 
-    def _engine(self) -> Engine:
+    def _plain_engine(self) -> Engine:
         # Kept for the times of its steps, which it computes once.
-        return self._engines.setdefault(False, Engine(self.program))
+        if self._engine is None:
+            self._engine = Engine(self.program)
+        return self._engine
 
     def _checked_engine(self) -> Engine:
         # Loads what moves numbers (numba), which a run for timing does without.
@@ -194,17 +214,25 @@ class Executable:
 
         return checked_engine(self.program)
 
-    def _times(self) -> list[StepTime]:
-        engine = self._engines.setdefault(True, Engine(self.program, timing_only=True))
-        if not engine.times:
-            engine.run({})
-        return engine.times
+    def _times(self, decisions: Decisions | None = None) -> list[StepTime]:
+        if decisions:
+            check_decisions(self.program, decisions)
+            return self._plain_engine().predict(decisions)
+        if not self._predicted:
+            self._predicted = self._plain_engine().predict()
+        return self._predicted
 
-    def _result(self, outputs: dict[str, Array], times: Sequence[StepTime]) -> Result:
+    def _result(
+        self,
+        outputs: dict[str, Array],
+        times: Sequence[StepTime],
+        decisions: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Result:
         cycles = Cycles.of(times)
         seconds = self.target.cycles_to_seconds(cycles.total)
         flops, sparse = (_count(self.manifest.get(key)) for key in ("flops", "sparse_flops"))
-        return Result(outputs, cycles, seconds, flops, sparse, self._utilisation(flops, seconds), tuple(times))
+        utilisation = self._utilisation(flops, seconds)
+        return Result(outputs, cycles, seconds, flops, sparse, utilisation, tuple(times), decisions or {})
 
     def _utilisation(self, flops: int, seconds: float) -> float:
         dtype: Literal["fp16", "fp32"] = "fp16" if self.manifest.get("amp") == "fp16" else "fp32"

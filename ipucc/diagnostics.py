@@ -120,6 +120,10 @@ IDS: dict[str, str] = {
     "IPU0704": "a field of a machine file has the wrong type or value",
     "IPU0705": "a machine file has an unknown field",
     "IPU0706": "the target has several chips, and a model is placed on one",
+    # 071x: what data decides in a run
+    "IPU0710": "a conditional loop does not end",
+    "IPU0711": "no loop and no If of the program has this name",
+    "IPU0712": "a decision that the program cannot take",
     # 08xx: sweeps
     "IPU0801": "labelled data does not fit the model",
     "IPU0802": "an optional library is not installed",

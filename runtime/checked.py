@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ipucc.diagnostics import CompileError, error
 from ipucc.program.coverage import WORD
 from ipucc.program.facts import Facts, name_of
-from ipucc.program.model import Compute, Exchange, HostRead, HostWrite, Move, Program
+from ipucc.program.model import Compute, Exchange, HostRead, HostWrite, If, Move, Program, While
 from ipucc.program.rules_exchange import Cover
 from ipucc.runtime.cells import extents
 from ipucc.runtime.engine import Engine, Observer
@@ -130,6 +130,11 @@ class TagChecker(Observer):
                 self._stamp(engine, b.buffer, offsets, part.tiles, b.cells, tag)
                 slots = _slots(self.program.buffers[b.buffer].layout)[b.cells]
                 self._floor(b.buffer, offsets)[part.tiles, slots] = tag
+
+    def test(self, engine: Engine, step: While | If, offsets: Sequence[int]) -> None:
+        """Every copy of the condition must hold what it should."""
+        tiles = self.program.buffers[step.condition].layout.tiles.reshape(-1)
+        self._check(engine, name_of(step), step.condition, offsets, tiles, np.zeros(tiles.size, np.int64))
 
     def copy(self, engine: Engine, function: str, src: int, dst: int, offsets: Sequence[int]) -> None:
         """What was valid is valid behind the copy; what was not is found where it is used."""

@@ -6,7 +6,8 @@ the bits of the results, do not depend on the machine that simulates.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, prod
+from math import prod
+from typing import Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,12 +23,14 @@ from ipucc.program.model import (
     Exchange,
     HostRead,
     HostWrite,
+    If,
     Program,
     Repeat,
     Step,
+    While,
 )  # fmt: skip
 from ipucc.program.regions import Regions
-from ipucc.program.timing import Exchanges, StepTime, step_time
+from ipucc.program.timing import Decisions, Exchanges, StepTime, copy_time, program_times, step_time, test_time
 from ipucc.runtime.cells import extents, image, load, store
 from ipucc.runtime.cells import write as put
 from ipucc.runtime.memory import TileMemory
@@ -35,6 +38,9 @@ from ipucc.runtime.memory import TileMemory
 __all__ = ["Engine", "Observer"]
 
 Box = tuple[slice, ...]
+
+_MAX_TRIPS: Final = 1 << 20
+"""Trips of conditional loops in one run: one that never ends is found out."""
 
 # Elements of the largest operand that one chunk of tiles loads as float32: 64 MiB.
 _CHUNK_ELEMENTS = 1 << 24
@@ -55,6 +61,9 @@ class Observer:
     def compute(self, engine: "Engine", step: Compute, offsets: Sequence[int]) -> None:
         """Before a compute set."""
 
+    def test(self, engine: "Engine", step: While | If, offsets: Sequence[int]) -> None:
+        """Before a condition is tested."""
+
     def copy(self, engine: "Engine", function: str, src: int, dst: int, offsets: Sequence[int]) -> None:
         """Before an argument or a result of a call is copied."""
 
@@ -64,12 +73,16 @@ class Observer:
 
 @dataclass(eq=False)
 class Engine:
-    """One simulated device with a program on it. With `timing_only` no memory exists and no numbers are computed."""
+    """One simulated device with a program on it.
+
+    A run leaves the `times` of its steps in their order, and its `decisions`: by the name of a `While` the trips that
+    it made, of an `If` 1 or 0 for the branch that it took, one number per time that the run came by.
+    """
 
     program: Program
-    timing_only: bool = False
     observer: Observer = field(default_factory=Observer)
     times: list[StepTime] = field(default_factory=list)
+    decisions: dict[str, list[int]] = field(default_factory=dict)
     memory: TileMemory | None = None
     _known: dict[int, StepTime] = field(default_factory=dict)
 
@@ -83,19 +96,21 @@ class Engine:
         `inputs` are arrays in the types and shapes that the program declares (checked by the caller's API).
         """
         self.times = []
-        if not self.timing_only and self.memory is None:
+        self.decisions = {}
+        self._trips = 0
+        if self.memory is None:
             self.memory = TileMemory(self.program.target)
-        if not self.timing_only:
-            self.observer.begin(self)
+        self.observer.begin(self)
         outputs: dict[str, Array] = {}
         offsets = [b.offset for b in self.program.buffers]
-        if self.timing_only:
+        # One BLAS thread: how a sum is split, and with it the last bit, must not depend on the machine's cores.
+        with threadpool_limits(limits=1, user_api="blas"):
             self._steps(self.program.steps, offsets, inputs, outputs)
-        else:
-            # One BLAS thread: how a sum is split, and with it the last bit, must not depend on the machine's cores.
-            with threadpool_limits(limits=1, user_api="blas"):
-                self._steps(self.program.steps, offsets, inputs, outputs)
         return {name: outputs[name] for name, _, _ in self.program.outputs if name in outputs}
+
+    def predict(self, decisions: Decisions | None = None) -> list[StepTime]:
+        """The times of a run with these decisions (see `program_times`); nothing is computed for it."""
+        return program_times(self.program, self._exchanges, decisions)
 
     def _steps(
         self, steps: Sequence[Step], offsets: list[int], inputs: Mapping[str, Array], outputs: dict[str, Array],
@@ -108,14 +123,39 @@ class Engine:
                     for b, stride in step.strides.items():
                         moved[b] += i * stride
                     self._steps(step.body, moved, inputs, outputs, step.names_in(i))
+            elif isinstance(step, While):
+                self._while(step, offsets, inputs, outputs)
+            elif isinstance(step, If):
+                taken = self._test(step, offsets)
+                self.decisions.setdefault(step.name, []).append(int(taken))
+                self._steps(step.then if taken else step.otherwise, offsets, inputs, outputs)
             elif isinstance(step, Call):
                 self._copies(step.function, step.inputs, offsets)
                 self._steps(self.program.functions[step.function], offsets, inputs, outputs)
                 self._copies(step.function, step.outputs, offsets)
             else:
                 self.times.append(self._time(step).called(name))
-                if not self.timing_only:
-                    self._execute(step, offsets, inputs, outputs)
+                self._execute(step, offsets, inputs, outputs)
+
+    def _while(self, step: While, offsets: list[int], inputs: Mapping[str, Array], outputs: dict[str, Array]) -> None:
+        trips = 0
+        while trips != step.bound and self._test(step, offsets):
+            moved = list(offsets)
+            for b, stride in step.strides.items():
+                moved[b] += trips * stride
+            self._steps(step.body, moved, inputs, outputs)
+            trips += 1
+            self._trips += 1
+            if self._trips > _MAX_TRIPS:
+                raise error("IPU0710", f"loop {step.name!r} does not end: {_MAX_TRIPS:,} trips were made",
+                            help=["give the Loop a trip count as its bound"])  # fmt: skip
+        self.decisions.setdefault(step.name, []).append(trips)
+
+    def _test(self, step: While | If, offsets: list[int]) -> bool:
+        """The condition, which every tile has a copy of."""
+        self.times.append(test_time(step, self.program))
+        self.observer.test(self, step, offsets)
+        return bool(self._gather(self.program.buffers[step.condition], offsets[step.condition]).any())
 
     def _time(self, step: Exchange | Compute | HostWrite | HostRead) -> StepTime:
         key = id(step)
@@ -187,11 +227,8 @@ class Engine:
 
     def _copies(self, function: str, copies: Sequence[tuple[int, int]], offsets: Sequence[int]) -> None:
         """Arguments of a call: copies within every tile, from 64-bit loads and stores."""
-        target, buffers = self.program.target, self.program.buffers
-        size = sum(buffers[a].nbytes for a, _ in copies)
-        self.times.append(StepTime(f"{function}.arguments", "copy", compute=ceil(size / target.copy_bytes_per_cycle)))
-        if self.timing_only:
-            return
+        buffers = self.program.buffers
+        self.times.append(copy_time(function, copies, self.program))
         memory = self._memory()
         for a, b in copies:
             self.observer.copy(self, function, a, b, offsets)
@@ -205,8 +242,7 @@ class Engine:
                 memory.bytes[d : d + buffers[a].nbytes] = memory.bytes[s : s + buffers[a].nbytes]
 
     def _memory(self) -> TileMemory:
-        if self.memory is None:
-            raise error("IPU0902", "a timing-only run reached tile memory")
+        assert self.memory is not None, "numbers are moved outside of a run"
         return self.memory
 
     def _scatter(self, buffer: Buffer, offset: int, tensor: Array) -> None:

@@ -10,7 +10,7 @@ from ipucc.codelets.base import Array
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import code_size
 from ipucc.passes.program.overflow import code_too_large, data_too_large
-from ipucc.program.model import Buffer, Exchange, Program, Repeat, Step
+from ipucc.program.model import Buffer, Exchange, Program, Step, with_bodies
 from ipucc.program.timing import Exchanges, program_times
 from ipucc.program.verify import verify_program
 from ipucc.target import Target
@@ -37,11 +37,9 @@ def finish(
     exchanges = Exchanges(target)
 
     def ordered(step: Step) -> Step:
-        if isinstance(step, Repeat):
-            return replace(step, body=tuple(ordered(s) for s in step.body))
         if isinstance(step, Exchange) and id(step) not in given:
             return replace(step, order=exchanges.best_order(step, buffers))
-        return step
+        return with_bodies(step, ordered)
 
     program = Program(
         target, buffers, [ordered(s) for s in steps], list(inputs), list(outputs), dict(weights),

@@ -14,9 +14,12 @@ from ipucc.program.model import (
     Exchange,
     HostRead,
     HostWrite,
+    If,
     Program,
     Repeat,
     Step,
+    While,
+    bodies,
     walk,
 )
 from ipucc.program.regions import Regions
@@ -85,16 +88,16 @@ class Facts:
         return found
 
     @cached_property
-    def loops(self) -> dict[int, tuple[Repeat, ...]]:
+    def loops(self) -> dict[int, tuple[Repeat | While, ...]]:
         """The loops around every step, outermost first, by the step's id."""
-        found: dict[int, tuple[Repeat, ...]] = {}
+        found: dict[int, tuple[Repeat | While, ...]] = {}
 
-        def visit(steps: Sequence[Step], around: tuple[Repeat, ...]) -> None:
+        def visit(steps: Sequence[Step], around: tuple[Repeat | While, ...]) -> None:
             for step in steps:
                 found.setdefault(id(step), around)
-                if isinstance(step, Repeat):
-                    visit(step.body, (*around, step))
-                elif isinstance(step, Compute):
+                for body in bodies(step):
+                    visit(body, (*around, step) if isinstance(step, Repeat | While) else around)
+                if isinstance(step, Compute):
                     visit(step.beside, around)
                 elif isinstance(step, Call):
                     visit(self.program.functions[step.function], around)
@@ -145,7 +148,8 @@ def name_of(step: Step) -> str:
         return f"host read {step.tensor!r}"
     if isinstance(step, Call):
         return f"call of {step.function!r}"
-    assert isinstance(step, Repeat)
+    if isinstance(step, While | If):
+        return f"{'loop' if isinstance(step, While) else 'branch'} {step.name!r}"
     return f"repeat of {step.count}"
 
 

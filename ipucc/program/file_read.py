@@ -29,10 +29,12 @@ from ipucc.program.model import (
     Fill,
     HostRead,
     HostWrite,
+    If,
     Move,
     Program,
     Repeat,
     Step,
+    While,
 )
 from ipucc.program.order import Order
 from ipucc.program.tensors import read_tensors
@@ -349,19 +351,28 @@ class _Body:
             return HostWrite(*parts) if kind == "host_write" else HostRead(*parts)
         if kind == "repeat":
             f.keys("do", "count", "body", "strides", "names")
-            strides = {}
-            for pair in f["strides"].elements():
-                b, stride = pair.elements(2)
-                strides[self._buffer_id(b)] = stride.integer(-_MAX_SIZE, _MAX_SIZE, "IPU0507")
             count = f["count"].integer(0, _MAX_COUNT, "IPU0505")
             names = tuple(tuple(x.text() for x in row.elements()) for row in f["names"].elements())
-            return Repeat(count, self._steps(f["body"], depth + 1), strides, names)
+            return Repeat(count, self._steps(f["body"], depth + 1), self._strides(f["strides"]), names)
+        if kind == "while":
+            f.keys("do", "name", "condition", "bound", "body", "strides")
+            bound = None if f["bound"].value is None else f["bound"].integer(0, _MAX_COUNT, "IPU0505")
+            body = self._steps(f["body"], depth + 1)
+            return While(f["name"].text(), self._buffer_id(f["condition"]), body, bound, self._strides(f["strides"]))
+        if kind == "if":
+            f.keys("do", "name", "condition", "then", "otherwise")
+            then, otherwise = (self._steps(f[key], depth + 1) for key in ("then", "otherwise"))
+            return If(f["name"].text(), self._buffer_id(f["condition"]), then, otherwise)
         if kind == "call":
             f.keys("do", "function", "inputs", "outputs")
             if f["function"].text() not in self.functions:
                 raise f["function"].wrong("no such function")
             return Call(f["function"].text(), self._copies(f["inputs"]), self._copies(f["outputs"]))
         raise f["do"].wrong(f"unknown kind of step {kind!r}")
+
+    def _strides(self, f: Field) -> dict[int, int]:
+        pairs = (pair.elements(2) for pair in f.elements())
+        return {self._buffer_id(b): n.integer(-_MAX_SIZE, _MAX_SIZE, "IPU0507") for b, n in pairs}
 
     def _copies(self, f: Field) -> tuple[tuple[int, int], ...]:
         pairs = (x.elements(2) for x in f.elements())

@@ -27,10 +27,12 @@ from ipucc.program.model import (
     Exchange,
     HostRead,
     HostWrite,
+    If,
     Move,
     Program,
     Repeat,
     Step,
+    While,
 )
 from ipucc.program.tensors import pack_tensors
 from ipucc.target import dump_target
@@ -196,6 +198,16 @@ class _Body:
             return {
                 "do": "repeat", "count": step.count, "body": [self._step(s) for s in step.body],
                 "strides": sorted(step.strides.items()), "names": step.names,
+            }  # fmt: skip
+        if isinstance(step, While):
+            return {
+                "do": "while", "name": step.name, "condition": step.condition, "bound": step.bound,
+                "body": [self._step(s) for s in step.body], "strides": sorted(step.strides.items()),
+            }  # fmt: skip
+        if isinstance(step, If):
+            return {
+                "do": "if", "name": step.name, "condition": step.condition,
+                "then": [self._step(s) for s in step.then], "otherwise": [self._step(s) for s in step.otherwise],
             }  # fmt: skip
         assert isinstance(step, Call)
         return {"do": "call", "function": step.function, "inputs": step.inputs, "outputs": step.outputs}

@@ -5,8 +5,8 @@ moves between buffers, which codelet runs over which cells. Nothing here compute
 `ipucc.program.timing` counts its cycles, from the same fields.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from ipucc.codelets.base import Array, Cells, Codelet, Counts
 from ipucc.program.order import FIRST_ORDER, Order
@@ -17,8 +17,8 @@ from ipucc.tiles.layout import Ints, Layout
 from ipucc.tiles.view import View
 
 __all__ = [
-    "Binding", "Buffer", "Call", "Compute", "Exchange", "Extents", "Fill", "HostRead", "HostWrite", "Move", "PlannedOp",
-    "Program", "Repeat", "Step", "walk",
+    "Binding", "Buffer", "Call", "Compute", "Exchange", "Extents", "Fill", "HostRead", "HostWrite", "If", "Move",
+    "PlannedOp", "Program", "Repeat", "Step", "While", "bodies", "walk", "with_bodies",
 ]  # fmt: skip
 
 
@@ -167,7 +167,48 @@ class Call:
     outputs: tuple[tuple[int, int], ...]
 
 
-Step = Exchange | Compute | HostWrite | HostRead | Repeat | Call
+@dataclass(frozen=True, eq=False)
+class While:
+    """Runs `body` as long as `condition` holds: every tile tests its own copy of that one bool before every trip.
+
+    It ends behind `bound` trips in any case, if there is a bound. In trip i the offset of buffer b is its own plus i
+    times `strides[b]` bytes; strides need a bound. `name` is what trip counts are given and reported for.
+    """
+
+    name: str
+    condition: int
+    body: tuple["Step", ...]
+    bound: int | None = None
+    strides: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class If:
+    """Runs `then` where `condition` holds, one bool of which every tile has a copy, else `otherwise`."""
+
+    name: str
+    condition: int
+    then: tuple["Step", ...]
+    otherwise: tuple["Step", ...]
+
+
+Step = Exchange | Compute | HostWrite | HostRead | Repeat | While | If | Call
+
+
+def bodies(step: Step) -> tuple[tuple[Step, ...], ...]:
+    """The lists of steps that a step runs: of a loop its body, of an If both branches."""
+    if isinstance(step, Repeat | While):
+        return (step.body,)
+    return (step.then, step.otherwise) if isinstance(step, If) else ()
+
+
+def with_bodies(step: Step, change: Callable[[Step], Step]) -> Step:
+    """A loop or an If with every step of its bodies changed; any other step as it is."""
+    if isinstance(step, Repeat | While):
+        return replace(step, body=tuple(map(change, step.body)))
+    if isinstance(step, If):
+        return replace(step, then=tuple(map(change, step.then)), otherwise=tuple(map(change, step.otherwise)))
+    return step
 
 
 @dataclass(frozen=True)
@@ -230,16 +271,16 @@ class Program:
 
 
 def walk(steps: Sequence[Step], functions: dict[str, tuple[Step, ...]]) -> Iterator[Step]:
-    """Every step once in order of the text; bodies of repeats, called functions, and the vertices beside those of a
-    compute set behind the step that runs them."""
+    """Every step once in order of the text; bodies of loops, branches, called functions, and the vertices beside those
+    of a compute set behind the step that runs them."""
     seen: set[str] = set()
     stack = list(reversed(steps))
     while stack:
         step = stack.pop()
         yield step
-        if isinstance(step, Repeat):
-            stack.extend(reversed(step.body))
-        elif isinstance(step, Compute):
+        for body in reversed(bodies(step)):
+            stack.extend(reversed(body))
+        if isinstance(step, Compute):
             stack.extend(reversed(step.beside))
         elif isinstance(step, Call) and step.function not in seen:
             seen.add(step.function)

@@ -1,7 +1,7 @@
 """Programs as stable text: buffers with their layouts and addresses, steps with what they move, compute and cost."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -15,9 +15,11 @@ from ipucc.program.model import (
     Exchange,
     HostRead,
     HostWrite,
+    If,
     Program,
     Repeat,
     Step,
+    While,
 )
 from ipucc.program.regions import Regions
 from ipucc.program.timing import Exchanges, step_time
@@ -68,8 +70,13 @@ class _Printer:
             first, *rest = self._step(step)
             yield pad + first
             yield from (f"{pad}  {line}" for line in rest)
-            if isinstance(step, Repeat):
+            if isinstance(step, Repeat | While):
                 yield from self._steps(step.body, depth + 1)
+            elif isinstance(step, If):
+                yield from self._steps(step.then, depth + 1)
+                if step.otherwise:
+                    yield f"{pad}else"
+                    yield from self._steps(step.otherwise, depth + 1)
 
     def _step(self, step: Step) -> list[str]:
         if isinstance(step, HostWrite):
@@ -81,11 +88,18 @@ class _Printer:
         if isinstance(step, Compute):
             return self._compute(step)
         if isinstance(step, Repeat):
-            strides = " ".join(f"%{b}+{s}" for b, s in sorted(step.strides.items()))
-            return [f"repeat {step.count} times" + (f", per iteration {strides}" if strides else "")]
+            return [f"repeat {step.count} times{_strides(step.strides)}"]
+        if isinstance(step, While):
+            most = f", {step.bound} times at most" if step.bound is not None else ""
+            return [f"while %{step.condition} {step.name}{most}{_strides(step.strides)}: {self._test()}"]
+        if isinstance(step, If):
+            return [f"if %{step.condition} {step.name}: {self._test()}"]
         assert isinstance(step, Call)
         copies = [f"%{b} = %{a}" for a, b in step.inputs], [f"%{b} = %{a}" for a, b in step.outputs]
         return [f"call {step.function}", *(", ".join(c) for c in copies if c)]
+
+    def _test(self) -> str:
+        return f"{self.program.target.launch_cycles} cycles a test"
 
     def _host(self, step: HostWrite | HostRead) -> str:
         return f"{step_time(step, self.program).host} host cycles"
@@ -124,6 +138,11 @@ def _place(b: Buffer) -> str:
 
 def _binding(b: Binding) -> str:
     return f"%{b.buffer}" + (f" or {b.fill!r}" if b.fill else "")
+
+
+def _strides(strides: Mapping[int, int]) -> str:
+    text = " ".join(f"%{b}{s:+}" for b, s in sorted(strides.items()))
+    return f", per iteration {text}" if text else ""
 
 
 def _shape(shape: Sequence[int]) -> str:

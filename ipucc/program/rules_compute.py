@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ipucc.diagnostics import CompileError
 from ipucc.program.facts import Facts, Found, Problem, name_of
-from ipucc.program.model import Binding, Call, Compute
+from ipucc.program.model import Binding, Call, Compute, If, While
 from ipucc.program.timing import compute_cycles
 
 __all__ = ["bindings", "calls", "codelets", "results"]
@@ -141,6 +141,16 @@ def _misplaced(step: Compute, facts: Facts) -> str:
     if step.workers.size and not 0 <= int(step.workers.min()) <= int(step.workers.max()) < facts.target.workers:
         return f"a vertex runs on a worker outside of 0..{facts.target.workers - 1}"
     return ""
+
+
+def conditions(facts: Facts) -> Found:
+    """A condition is one bool, and every tile has a copy of it: all of them go the same way."""
+    for step in facts.steps:
+        if isinstance(step, While | If):
+            b = facts.buffers[step.condition]
+            every = b.layout.used_tiles.size == facts.target.tiles
+            if b.dtype != "bool" or prod(b.layout.shape) != 1 or not every:
+                yield Problem(f"{name_of(step)}: {facts.label(step.condition)} is not one bool on every tile")
 
 
 def calls(facts: Facts) -> Found:

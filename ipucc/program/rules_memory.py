@@ -7,7 +7,19 @@ import numpy as np
 
 from ipucc.dtypes import STORAGE
 from ipucc.program.facts import Facts, Found, Problem, filled_cells, name_of
-from ipucc.program.model import Call, Compute, Exchange, HostRead, HostWrite, Program, Repeat, Step
+from ipucc.program.model import (
+    Call,
+    Compute,
+    Exchange,
+    HostRead,
+    HostWrite,
+    If,
+    Program,
+    Repeat,
+    Step,
+    While,
+    bodies,
+)  # fmt: skip
 from ipucc.tiles.cuts import Cut
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 
@@ -31,6 +43,8 @@ def structure(facts: Facts) -> Found:
                 yield Problem(f"{name_of(step)}: there is no such function")
             if isinstance(step, Repeat) and step.count < 1:
                 yield Problem(f"{name_of(step)}: a loop runs at least once")
+            if isinstance(step, While) and (step.bound < 1 if step.bound is not None else bool(step.strides)):
+                yield Problem(f"{name_of(step)}: a bound is at least 1, and where addresses move there is one")
             for b in _buffer_ids(step):
                 if not 0 <= b < count:
                     yield Problem(f"{name_of(step)} refers to buffer %{b} of {count}", "IPU0507")
@@ -178,7 +192,7 @@ def addresses(facts: Facts) -> Found:
         elif b.offset % GRAIN_BYTES:
             yield Problem(f"{facts.label(i)} lies at byte {b.offset}, no multiple of {GRAIN_BYTES}", "IPU0507")
     for step in facts.steps:
-        if isinstance(step, Repeat):
+        if isinstance(step, Repeat | While):
             for moved, stride in step.strides.items():
                 if stride % GRAIN_BYTES:
                     yield Problem(f"{name_of(step)}: {facts.label(moved)} moves by {stride} bytes", "IPU0507")
@@ -237,15 +251,15 @@ def overlaps(facts: Facts) -> Found:
 
 
 def _nested(steps: Sequence[Step]) -> list[Step]:
-    """Steps and those of loop bodies, without called functions."""
+    """Steps and those of loop bodies and branches, without called functions."""
     out: list[Step] = []
     stack = list(reversed(steps))
     while stack:
         step = stack.pop()
         out.append(step)
-        if isinstance(step, Repeat):
-            stack.extend(reversed(step.body))
-        elif isinstance(step, Compute):
+        for body in reversed(bodies(step)):
+            stack.extend(reversed(body))
+        if isinstance(step, Compute):
             stack.extend(reversed(step.beside))
     return out
 
@@ -259,11 +273,16 @@ def _buffer_ids(step: Step) -> list[int]:
         return [b.buffer for b in (*step.operands, *step.results)]
     if isinstance(step, Repeat):
         return list(step.strides)
+    if isinstance(step, While):
+        return [step.condition, *step.strides]
+    if isinstance(step, If):
+        return [step.condition]
     return [b for pair in (*step.inputs, *step.outputs) for b in pair]
 
 
 def _lengths(program: Program) -> tuple[int, int]:
-    """(steps of the text with functions written out, steps that run). RecursionError where functions never end."""
+    """(steps of the text with functions written out, steps that run, those of a conditional loop at its bound, or once
+    where it has none). RecursionError where functions never end."""
     known: dict[str, tuple[int, int]] = {}
 
     def body(steps: Sequence[Step], depth: int) -> tuple[int, int]:
@@ -272,9 +291,13 @@ def _lengths(program: Program) -> tuple[int, int]:
         text = runs = 0
         for step in steps:
             own = (1, 1)
-            if isinstance(step, Repeat):
+            if isinstance(step, Repeat | While):
                 inner = body(step.body, depth + 1)
-                own = (1 + inner[0], 1 + step.count * inner[1])
+                count = step.count if isinstance(step, Repeat) else step.bound or 1
+                own = (1 + inner[0], 1 + count * inner[1])
+            elif isinstance(step, If):
+                one, two = body(step.then, depth + 1), body(step.otherwise, depth + 1)
+                own = (1 + one[0] + two[0], 1 + max(one[1], two[1]))
             elif isinstance(step, Call):
                 if step.function not in known:
                     known[step.function] = body(program.functions[step.function], depth + 1)

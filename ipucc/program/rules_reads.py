@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipucc.program.facts import Facts, Found, Mask, Problem, filled_cells, name_of
-from ipucc.program.model import Compute, Exchange, HostRead, HostWrite, Repeat, Step
+from ipucc.program.model import Compute, Exchange, HostRead, HostWrite, If, Repeat, Step, While
 from ipucc.program.rules_exchange import Cover
 from ipucc.tiles.intersect import Track
 
@@ -21,6 +21,8 @@ _MAX_VISITS: Final = 1 << 18
 
 Place = tuple[int, int, tuple[int, ...]]
 """Root buffer, address, and grid: where cells are written."""
+
+_State = tuple[dict[Place, Mask], dict[Place, Mask], set[Place]]
 
 
 def reads(facts: Facts, cover: Cover) -> Found:
@@ -40,6 +42,7 @@ class _Reads:
         self.cover = cover
         self.state: dict[Place, Mask] = {}
         self.spans: dict[int, dict[Place, int]] = {}
+        self.sizes: dict[Place, int] = {}
         self.words: dict[Place, Mask] = {}
         self.read: set[Place] = set()
         self.visits = 0
@@ -68,15 +71,50 @@ class _Reads:
                 for r in (r for part in step.parts for r in part.results):
                     self._of(r.buffer, offsets)[r.cells] = True
             elif isinstance(step, Repeat):
-                yield from self._loop(step, offsets)
+                yield from self._loop(step, step.count, offsets)
+            elif isinstance(step, While):
+                yield from self._read(step, step.condition, None, offsets)
+                # Without a trip nothing is written.
+                before = self._saved()
+                yield from self._loop(step, step.bound or 2, offsets)
+                self._join(before, self._saved())
+            elif isinstance(step, If):
+                yield from self._read(step, step.condition, None, offsets)
+                before = self._saved()
+                yield from self.steps(step.then, offsets)
+                then = self._saved()
+                self._restore(before)
+                yield from self.steps(step.otherwise, offsets)
+                self._join(then, self._saved())
             else:
                 yield from self._copies(step, step.inputs, offsets)
                 yield from self.steps(self.facts.program.functions[step.function], offsets)
                 yield from self._copies(step, step.outputs, offsets)
 
-    def _loop(self, loop: Repeat, offsets: list[int]) -> Iterator[Problem]:
+    def _saved(self) -> _State:
+        """What has been written so far, to be returned to."""
+        self.visits += sum(m.size for m in self.state.values()) // 1024
+        return (
+            {p: m.copy() for p, m in self.state.items()}, {p: m.copy() for p, m in self.words.items()}, set(self.read)
+        )  # fmt: skip
+
+    def _restore(self, saved: _State) -> None:
+        state, words, self.read = saved[0], saved[1], set(saved[2])
+        self.state = {p: m.copy() for p, m in state.items()}
+        self.words = {p: m.copy() for p, m in words.items()}
+        self.spans = {}
+        for place in self.state:
+            self.spans.setdefault(place[0], {})[place] = self.sizes[place]
+
+    def _join(self, one: _State, two: _State) -> None:
+        """Go on with what has been written on both of two ways."""
+        both = {p: one[0][p] & two[0][p] for p in one[0] if p in two[0]}
+        words = {p: one[1][p] & two[1][p] for p in one[1] if p in two[1]}
+        self._restore((both, words, one[2] | two[2]))
+
+    def _loop(self, loop: Repeat | While, count: int, offsets: list[int]) -> Iterator[Problem]:
         """Without strides two iterations tell all; with strides as many are followed as are worth it."""
-        turns = min(loop.count, max(2, _MAX_FOLLOWED // max(1, len(loop.body)) if loop.strides else 2))
+        turns = min(count, max(2, _MAX_FOLLOWED // max(1, len(loop.body)) if loop.strides else 2))
         for i in range(turns):
             # Copying the offsets counts too: a hostile program has many buffers and many iterations.
             self.visits += len(offsets) // 64
@@ -88,7 +126,7 @@ class _Reads:
         written = [b for b in loop.strides if any(id(s) in body for s in self.facts.writers.get(b, ()))]
         for b in written:
             moved = list(offsets)
-            for i in range(turns, loop.count):
+            for i in range(turns, count):
                 self.visits += 1
                 if self.visits > _MAX_VISITS:
                     return
@@ -100,6 +138,7 @@ class _Reads:
         place = (self.facts.root(buffer), offsets[buffer], layout.grid)
         if place not in self.state:
             self.state[place] = np.zeros(prod(layout.grid), bool)
+            self.sizes[place] = layout.nbytes
             self.spans.setdefault(place[0], {})[place] = layout.nbytes
         return self.state[place]
 
@@ -123,9 +162,12 @@ class _Reads:
                 yield Problem(f"{name_of(step)} reads {label}, cell {lost[0]}, before anything is written there")
             return
         # The bytes were written as cells of another tensor: all of that must be there.
-        for place, size in self.spans.get(root, {}).items():
-            if place[1] <= at and at + layout.nbytes <= place[1] + size and self.state[place].all():
+        end = at
+        for place, size in sorted(self.spans.get(root, {}).items(), key=lambda entry: (entry[0][1], -entry[1])):
+            if place[1] <= end < place[1] + size and self.state[place].all():
                 self.read.add(place)
+                end = place[1] + size
+            if end >= at + layout.nbytes:
                 return
         yield Problem(f"{name_of(step)} reads {label} before anything is written there")
 

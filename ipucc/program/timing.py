@@ -8,14 +8,16 @@ bounds what a schedule can reach. What crosses from chip to chip takes the links
 Sources of the figures: the machine files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ipucc.diagnostics import error
 from ipucc.dtypes import itemsize
 from ipucc.program.model import (
     Buffer,
@@ -24,11 +26,14 @@ from ipucc.program.model import (
     Exchange,
     HostRead,
     HostWrite,
+    If,
     Move,
     Program,
     Repeat,
     Step,
+    While,
     busy_cells,
+    walk,
 )  # fmt: skip
 from ipucc.program.order import Order, schedule, search_order
 from ipucc.program.regions import Regions
@@ -38,8 +43,8 @@ from ipucc.tiles.intersect import Ints
 from ipucc.tiles.layout import Layout
 
 __all__ = [
-    "ExchangeTime", "Exchanges", "StepTime", "compute_cycles", "copy_time", "exchange_code", "exchange_time",
-    "program_times", "step_time", "tile_cycles",
+    "Decisions", "ExchangeTime", "Exchanges", "StepTime", "check_decisions", "compute_cycles", "copy_time",
+    "exchange_code", "exchange_time", "program_times", "step_time", "test_time", "tile_cycles",
 ]  # fmt: skip
 
 
@@ -207,17 +212,48 @@ def step_time(
     return StepTime(step.tensor, kind, host=ceil(size / target.host_bytes_per_cycle))
 
 
-def program_times(program: Program, exchanges: Exchanges | None = None) -> list[StepTime]:
+Decisions = Mapping[str, int | Sequence[int]]
+"""By the name of a `While` how many trips it makes, of an `If` 1 or 0 for the branch it takes: one number for every
+time, or one per time in the order of the run."""
+
+
+def program_times(
+    program: Program, exchanges: Exchanges | None = None, decisions: Decisions | None = None
+) -> list[StepTime]:
     """The time of every step in the order in which a run executes them, loops unrolled and calls followed.
 
-    Steps of a loop have the names of the iteration. `exchanges` are filled and used again.
+    Where data decides, the run is that of the `decisions`. Without one, a loop makes as many trips as its bound says,
+    or one where it has none, and an If takes the branch that lasts longer. Steps of a loop have the names of the
+    iteration. `exchanges` are filled and used again.
     """
     exchanges = exchanges or Exchanges(program.target)
     regions = Regions(program)
     known: dict[int, StepTime] = {}
+    ahead = {name: repeat(n) if isinstance(n, int) else iter(n) for name, n in (decisions or {}).items()}
+
+    def decided(step: While | If) -> int | None:
+        return next(ahead[step.name], None) if step.name in ahead else None
+
+    def all_of(steps: Sequence[Step]) -> list[StepTime]:
+        return [time for step in steps for time in run(step)]
 
     def run(step: Step, name: str = "") -> Iterator[StepTime]:
-        if isinstance(step, Repeat):
+        if isinstance(step, While):
+            trips = decided(step)
+            trips = (step.bound or 1) if trips is None else trips
+            for _ in range(trips):
+                yield test_time(step, program)
+                yield from all_of(step.body)
+            if trips != step.bound:
+                yield test_time(step, program)
+        elif isinstance(step, If):
+            yield test_time(step, program)
+            taken = decided(step)
+            if taken is None:
+                yield from max(all_of(step.then), all_of(step.otherwise), key=lambda times: sum(t.total for t in times))
+            else:
+                yield from all_of(step.then if taken else step.otherwise)
+        elif isinstance(step, Repeat):
             for i in range(step.count):
                 for inner, called in zip(step.body, step.names_in(i), strict=True):
                     yield from run(inner, called)
@@ -231,7 +267,27 @@ def program_times(program: Program, exchanges: Exchanges | None = None) -> list[
                 known[id(step)] = step_time(step, program, exchanges, regions)
             yield known[id(step)].called(name)
 
-    return [time for step in program.steps for time in run(step)]
+    return all_of(program.steps)
+
+
+def check_decisions(program: Program, decisions: Decisions) -> None:
+    """Raises IPU0711 for a name that no loop and no If has, IPU0712 for a number that is none of theirs."""
+    known = {s.name: s for s in walk(program.steps, program.functions) if isinstance(s, While | If)}
+    for name, given in decisions.items():
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "nothing: no step of the program depends on data"
+            raise error("IPU0711", f"the program has no loop and no If {name!r}", help=[f"decided by data: {listed}"])
+        step = known[name]
+        most = 1 if isinstance(step, If) else step.bound
+        for n in (given,) if isinstance(given, int) else given:
+            if n < 0 or (most is not None and n > most):
+                what = "an If takes 1 or 0" if isinstance(step, If) else f"it makes {most} trips at most"
+                raise error("IPU0712", f"{name!r}: {n} is not possible, {what}")
+
+
+def test_time(step: While | If, program: Program) -> StepTime:
+    """The test of a condition on every tile: the supervisor loads a byte and branches. Inferred: as a launch."""
+    return StepTime(f"{step.name}.test", "test", compute=program.target.launch_cycles)
 
 
 def copy_time(function: str, copies: Sequence[tuple[int, int]], program: Program) -> StepTime:

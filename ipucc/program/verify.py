@@ -12,7 +12,7 @@ from typing import Final
 from ipucc.diagnostics import CompileError, Diagnostic
 from ipucc.program.facts import Facts, Found
 from ipucc.program.model import Program
-from ipucc.program.rules_compute import bindings, calls, codelets, results
+from ipucc.program.rules_compute import bindings, calls, codelets, conditions, results
 from ipucc.program.rules_exchange import Cover, exchanges
 from ipucc.program.rules_memory import addresses, aliases, layouts, names, overlaps, ports, structure, views
 from ipucc.program.rules_reads import reads
@@ -39,6 +39,7 @@ RULES: Final[tuple[dict[str, Rule], ...]] = (
         "overlaps": _plain(overlaps),
         "bindings": _plain(bindings),
         "calls": _plain(calls),
+        "conditions": _plain(conditions),
         "exchanges": exchanges,
     },
     {"results": _plain(results), "codelets": _plain(codelets), "reads": reads},

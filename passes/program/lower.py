@@ -24,9 +24,9 @@ from ipucc.program.model import (
     HostWrite,
     Move,
     Program,
-    Repeat,
     Step,
     walk,
+    with_bodies,
 )  # fmt: skip
 from ipucc.program.timing import Exchanges
 from ipucc.target import Target
@@ -50,9 +50,9 @@ def order_transfers(program: Program, exchanges: Exchanges) -> None:
     exchanges.find_orders(steps, program.buffers)
 
     def ordered(step: Step) -> Step:
-        if isinstance(step, Repeat):
-            return replace(step, body=tuple(map(ordered, step.body)))
-        return replace(step, order=exchanges.best_order(step, program.buffers)) if isinstance(step, Exchange) else step
+        if isinstance(step, Exchange):
+            return replace(step, order=exchanges.best_order(step, program.buffers))
+        return with_bodies(step, ordered)
 
     program.steps = [ordered(step) for step in program.steps]
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from ipucc.diagnostics import CompileError, error
 from ipucc.passes.program.code import CodeSize
-from ipucc.program.liveness import liveness
-from ipucc.program.model import Compute, Exchange, Program, Repeat
+from ipucc.program.liveness import liveness, moments
+from ipucc.program.model import Compute, Exchange, Program
 
 __all__ = ["code_too_large", "data_too_large"]
 
@@ -16,15 +16,14 @@ def data_too_large(program: Program, peak: int, start: int, help: Sequence[str])
     """IPU0406: the fullest moment of the fullest tile, which step, which buffers, how many bytes."""
     live, target = liveness(program), program.target
     sizes = np.asarray([b.nbytes for b in program.buffers], np.int64)
-    moments = int(live.max(initial=0)) + 1
-    load = np.zeros((moments + 1, target.tiles), np.int64)
+    steps = moments(program.steps)
+    load = np.zeros((len(steps) + 2, target.tiles), np.int64)
     for b in np.flatnonzero(live[:, 0] >= 0).tolist():
         tiles = program.buffers[b].layout.used_tiles
         load[live[b, 0], tiles] += sizes[b]
         load[live[b, 1] + 1, tiles] -= sizes[b]
     load = load.cumsum(axis=0)
     at, tile = np.unravel_index(int(load.argmax()), load.shape)
-    steps = [s for top in program.steps for s in (top.body if isinstance(top, Repeat) else (top,))]
     step = steps[min(int(at), len(steps) - 1)]
     name = step.name if isinstance(step, Exchange | Compute) else "the end"
     held = [b for b in range(sizes.size) if live[b, 0] <= at <= live[b, 1] and live[b, 0] >= 0]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,8 +12,9 @@ from numpy.typing import ArrayLike
 
 from ipucc.cache import plan_store
 from ipucc.clock import Clock, OnPass, OnStart
-from ipucc.diagnostics import CompileError, Diagnostic, DoesNotFit, JsonValue, error
+from ipucc.diagnostics import CompileError, Diagnostic, JsonValue, error
 from ipucc.dtypes import HELD
+from ipucc.frontend import Branch, Loop, Module, Part, parts_of, straight
 from ipucc.manifest import (
     amp_type,
     count_flops,
@@ -27,18 +27,17 @@ from ipucc.manifest import (
 from ipucc.ops.builder import origin
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.printing import print_placement, print_schedule
-from ipucc.ops.siblings import combined_kinds
-from ipucc.ops.sparse import products_alike
-from ipucc.optimise import Stream, lower_ops, optimise_model, schedule_model
+from ipucc.optimise import Stream, optimise_model
+from ipucc.parts import PartMaker, part_runs
 from ipucc.pass_manager import DumpFolder, count_nodes
 from ipucc.passes.plan.effort import Effort, Listen, Stop, never
 from ipucc.passes.plan.explain import Explanation, select_ops
 from ipucc.passes.plan.explain import explain as explain_ops
 from ipucc.passes.plan.known import Known
 from ipucc.passes.plan.place import Placement, Solver
-from ipucc.passes.plan.schedule import schedule
 from ipucc.passes.program.code import CodeSize
-from ipucc.passes.program.refit import Recompute, refit
+from ipucc.passes.program.fit import Fitted
+from ipucc.passes.program.refit import Recompute
 from ipucc.program.model import Compute, Program, walk
 from ipucc.program.printing import print_program
 from ipucc.program.regions import Regions
@@ -46,7 +45,9 @@ from ipucc.program.timing import StepTime, program_times
 from ipucc.program.verify import verify_program
 from ipucc.target import Target, load_target
 
-__all__ = ["STAGES", "CompileOptions", "Compiled", "compile_graph", "compile_model", "stage_text"]
+__all__ = [
+    "STAGES", "CompileOptions", "Compiled", "compile_graph", "compile_model", "compile_module", "stage_text",
+]  # fmt: skip
 
 Precision = Literal["model", "fp16"]
 
@@ -87,22 +88,44 @@ class CompileOptions:
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A program with everything that was decided on the way. Times are wall seconds per pass, in order."""
+    """A program with everything that was decided on the way. Times are wall seconds per pass, in order. `parts` are the
+    straight parts of the model with how often each of them runs, at the bounds of the loops around it."""
 
     program: Program
-    model: ir.Model
-    graph: TileGraph
-    placement: Placement
-    code: CodeSize
+    module: Module
+    parts: tuple[tuple[Fitted, int], ...]
     times: tuple[StepTime, ...]
     seconds: Mapping[str, float]
     remarks: tuple[Diagnostic, ...]
     explanations: tuple[Explanation, ...] = ()
 
     @property
+    def graph(self) -> TileGraph:
+        """The tile graph of a model that is straight."""
+        straight(self.module)
+        return self.parts[0][0].graph
+
+    @property
+    def placement(self) -> Placement:
+        """The placement of a model that is straight."""
+        straight(self.module)
+        return self.parts[0][0].placement
+
+    @property
+    def code(self) -> CodeSize:
+        """The code of a model that is straight."""
+        straight(self.module)
+        return self.parts[0][0].code
+
+    @property
+    def model(self) -> ir.Model:
+        """The graph of a model that is straight, behind the passes."""
+        return straight(self.module)
+
+    @property
     def interrupted(self) -> bool:
         """Whether placement was stopped before its time: the program is sound, and another run may give another."""
-        return self.placement.status == "interrupted"
+        return any(part.placement.status == "interrupted" for part, _ in self.parts)
 
     @property
     def cycles(self) -> dict[str, int]:
@@ -114,7 +137,8 @@ class Compiled:
         total = compute + exchange + sync
         return {
             "total": total, "compute": compute, "exchange": exchange, "sync": sync,
-            "estimated": self.placement.objective, "exchange_bound": sum(t.exchange_bound for t in self.times),
+            "estimated": sum(part.placement.objective * runs for part, runs in self.parts),
+            "exchange_bound": sum(t.exchange_bound for t in self.times),
         }  # fmt: skip
 
 
@@ -163,8 +187,8 @@ def compile_model(
             source, options, target=target, on_start=on_start, on_pass=on_pass, print_after=graph_passes,
             stream=stream, dump=dump, known=known,
         )  # fmt: skip
-        compiled = compile_graph(
-            done.model, target, options, seconds=done.seconds, remarks=done.remarks, on_start=on_start,
+        compiled = compile_module(
+            done.module, target, options, seconds=done.seconds, remarks=done.remarks, on_start=on_start,
             on_pass=on_pass, progress=progress, stop=stop, explain=explain, known=known,
         )  # fmt: skip
     finally:
@@ -186,16 +210,31 @@ def compile_model(
 
 
 def stage_text(compiled: Compiled, stage: str) -> str:
-    """The text of a stage of STAGES."""
-    if stage == "schedule":
-        return print_schedule(compiled.graph)
-    if stage == "place":
-        return print_placement(compiled.graph, compiled.placement)
-    return print_program(compiled.program)
+    """The text of a stage of STAGES; of a model with control flow that of one part after the other."""
+    if stage == "lower":
+        return print_program(compiled.program)
+    texts = []
+    for part, _ in compiled.parts:
+        texts.append(print_schedule(part.graph) if stage == "schedule" else print_placement(part.graph, part.placement))
+    return "".join(f"# part {i}\n{text}" for i, text in enumerate(texts)) if len(texts) > 1 else texts[0]
 
 
 def compile_graph(
     model: ir.Model,
+    target: Target,
+    options: CompileOptions,
+    *,
+    seconds: dict[str, float] | None = None,
+    remarks: tuple[Diagnostic, ...] = (),
+    known: Known | None = None,
+) -> Compiled:
+    """`compile_module` of one graph that the passes have finished with."""
+    module = Module(model.graph.name or "model", [Part(model, frozenset(), frozenset())], (), ())
+    return compile_module(module, target, options, seconds=seconds, remarks=remarks, known=known)
+
+
+def compile_module(
+    module: Module,
     target: Target,
     options: CompileOptions,
     *,
@@ -208,34 +247,28 @@ def compile_graph(
     explain: Sequence[str] = (),
     known: Known | None = None,
 ) -> Compiled:
-    """Schedule, plan, place, lower and allocate a graph that the passes have finished with, and verify the program.
+    """Schedule, plan, place, lower and allocate the graphs that the passes have finished with, make one program of
+    them, and verify it.
 
     `progress`, `stop` and `explain` are those of `compile_model`; `known` is what is known of plans for this target.
     """
     clock = Clock({} if seconds is None else seconds, on_start, on_pass)
     known = Known(target) if known is None else known
-    clock.begin("schedule")
-    graph = schedule_model(model, target, options)
-    others = [schedule(lower_ops(model, target, options, kinds)) for kinds in combined_kinds(model.graph)]
-    named = {name for node in model.graph for name in (node.name or "", *origin(node))}
-    select_ops(graph, explain, named)  # A name that matches nothing is told before the long work.
-    place = partial(
-        refit, target=target, keep=options.keep, solver=options.solver, effort=options.effort, begin=clock.begin,
-        recomputing=options.recompute, progress=progress, stop=stop, known=known,
-    )  # fmt: skip
-    try:
-        found = place([graph, *others])
-    except DoesNotFit as failure:
-        if failure.diagnostics[0].id != "IPU0407" or not products_alike(model.graph):
-            raise
-        try:
-            found = place([schedule(lower_ops(model, target, options, alike=True))])
-        except DoesNotFit:
-            raise failure from None
-        remarks = (*remarks, _exchanged_alike(failure))
-    fitted = found.fitted
-    graph = fitted.graph
-    program = fitted.program
+    maker = PartMaker(options, clock, progress, stop, known, {})
+    parts = list(parts_of(module.region))
+    explained: tuple[Explanation, ...] = ()
+    if explain:
+        model = straight(module)
+        named = {name for node in model.graph for name in (node.name or "", *origin(node))}
+        maker.check = lambda graph: select_ops(graph, explain, named)
+    if not any(isinstance(item, Loop | Branch) for item in module.region):
+        (part,) = parts
+        fitted = maker.fitted(part, target)
+        program = fitted.program
+        if explain:
+            explained = explain_ops(fitted.placement, select_ops(fitted.graph, explain, named))
+    else:
+        program = maker.linked(module, parts)
     clock.begin("verify")
     try:
         verify_program(program)
@@ -244,45 +277,36 @@ def compile_graph(
         raise RuntimeError(f"the compiled program breaks a rule of the verifier\n{failure}") from failure
     clock.end()
     times = tuple(program_times(program, known.exchanges))
+    runs = part_runs(module.region)
     compiled = Compiled(
         program,
-        model,
-        graph,
-        fitted.placement,
-        fitted.code,
+        module,
+        tuple((maker.found[part].fitted, runs[part]) for part in parts),
         times,
         clock.seconds,
-        (*remarks, *_held_types(graph), *found.remarks(times), *_misplaced(program)),
-        explain_ops(fitted.placement, select_ops(graph, explain, named)),
+        (
+            *remarks, *_held_types([maker.found[part].fitted.graph for part in parts]), *maker.remarks,
+            *(r for part in parts for r in maker.found[part].remarks(times)), *_misplaced(program),
+        ),
+        explained,
     )
     program.manifest.update(_manifest(compiled, options))
-    program.ops = planned_ops(graph, fitted.placement)
+    program.ops = tuple(op for part, _ in compiled.parts for op in planned_ops(part.graph, part.placement))
     return compiled
 
 
-def _held_types(graph: TileGraph) -> list[Diagnostic]:
+def _held_types(graphs: Sequence[TileGraph]) -> list[Diagnostic]:
     """Which element types the tiles hold in others, each with the first tensor that has it."""
     first: dict[str, str] = {}
-    declared = [*((name, kind) for name, kind, _ in graph.inputs), *((out.name, out.dtype) for out in graph.outputs)]
-    for name, kind in (*declared, *((t.name, t.dtype) for t in graph.tensors)):
-        first.setdefault(kind, name)
+    for graph in graphs:
+        ports = [*((name, kind) for name, kind, _ in graph.inputs), *((out.name, out.dtype) for out in graph.outputs)]
+        for name, kind in (*ports, *((t.name, t.dtype) for t in graph.tensors)):
+            first.setdefault(kind, name)
     return [
         Diagnostic("IPU0325", "remark", f"{kind} is held in {HELD[kind]}", where="place",
                    notes=(f'the first tensor of this type is "{first[kind]}"',), data={"type": kind})
         for kind in HELD if kind in first
     ]  # fmt: skip
-
-
-def _exchanged_alike(failure: DoesNotFit) -> Diagnostic:
-    """Why sparse products do not have distributions of their own."""
-    found = failure.diagnostics[0]
-    return Diagnostic(
-        "IPU0414", "remark",
-        "sparse products that differ in their patterns alone take the same part of the dense operand and hand on the "
-        f"same partials in every layer: with exchanges of their own, {found.message}",
-        where="place",
-        help=("`sparsify{balance=[B,A]}` fills the cells of a grid evenly, which is what this costs least with",),
-    )  # fmt: skip
 
 
 def _misplaced(program: Program) -> list[Diagnostic]:
@@ -304,15 +328,15 @@ def _misplaced(program: Program) -> list[Diagnostic]:
 
 
 def _manifest(compiled: Compiled, options: CompileOptions) -> dict[str, JsonValue]:
-    dense, sparse = count_flops(compiled.graph)
+    flops = [(count_flops(part.graph), runs) for part, runs in compiled.parts]
     return {
         **option_figures(options),
-        "nodes": count_nodes(compiled.model),
-        "placement": placement_figures(compiled.placement),
+        "nodes": sum(count_nodes(part.model) for part in parts_of(compiled.module.region)),
+        "placement": placement_figures([(part.placement, runs) for part, runs in compiled.parts]),
         "interrupted": compiled.interrupted,
         "cycles": compiled.cycles,
         "memory": memory_figures(compiled.program),
-        "flops": dense,
-        "sparse_flops": sparse,
-        "amp": amp_type(compiled.graph),
+        "flops": sum(dense * runs for (dense, _), runs in flops),
+        "sparse_flops": sum(sparse * runs for (_, sparse), runs in flops),
+        "amp": amp_type([part.graph for part, _ in compiled.parts]),
     }

@@ -65,6 +65,11 @@ IDS: dict[str, str] = {
     "IPU0322": "remark: a finding of an analysis",
     "IPU0324": "an op does not take an operand whose extent depends on data",
     "IPU0325": "remark: the machine does not have an element type, and tiles hold it in another one",
+    "IPU0330": "a loop that never ends, or makes no trip and has results",
+    "IPU0331": "the size of a loop's result is the number of its trips, which data decides",
+    "IPU0332": "the branches of an If give results of different types or shapes",
+    "IPU0333": "a loop changes the type or shape of what it carries",
+    "IPU0334": "control flow that data decides, where one straight graph is asked for",
     # 04xx: planning, placement, lowering
     "IPU0401": "the weights alone exceed the memory of the target",
     "IPU0402": "tile memory exceeded",

@@ -4,6 +4,7 @@ Nothing in it depends on the clock or on the machine that compiled, so that equa
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,14 +73,18 @@ def _kept(value: ArrayLike) -> JsonValue:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "values": array.reshape(-1).tolist()}
 
 
-def placement_figures(placement: Placement) -> dict[str, JsonValue]:
-    """How good the choice of plans is. Cycles are the solver's estimate; the gap is relative to the objective."""
+def placement_figures(placements: Sequence[tuple[Placement, int]]) -> dict[str, JsonValue]:
+    """How good the choice of plans is, over all parts of a model and how often each runs; the status is that of the
+    worst. Cycles are the solver's estimate; the gap is relative to the objective."""
+    objective = sum(p.objective * runs for p, runs in placements)
+    bound = sum(p.bound * runs for p, runs in placements)
+    statuses = {p.status for p, _ in placements}
     return {
-        "solver": placement.solver,
-        "status": placement.status,
-        "objective_cycles": int(placement.objective),
-        "bound_cycles": int(placement.bound),
-        "gap": float(placement.gap),
+        "solver": placements[0][0].solver,
+        "status": next(s for s in ("interrupted", "feasible", "optimal") if s in statuses),
+        "objective_cycles": int(objective),
+        "bound_cycles": int(bound),
+        "gap": float((objective - bound) / objective) if objective else 0.0,
     }
 
 
@@ -111,11 +116,11 @@ def count_flops(graph: TileGraph) -> tuple[int, int]:
     return 2 * dense, 2 * sparse
 
 
-def amp_type(graph: TileGraph) -> str:
+def amp_type(graphs: Sequence[TileGraph]) -> str:
     """The type in which most multiply-accumulates multiply: fp16 or fp32. It says which peak a program is held
     against."""
     macs = {"fp16": 0, "fp32": 0}
-    for op in graph.ops:
+    for op in (op for graph in graphs for op in graph.ops):
         macs[_multiplies(op)] += op.macs
     return "fp16" if macs["fp16"] > macs["fp32"] else "fp32"
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ipucc.clock import Clock, OnPass, OnStart
 from ipucc.diagnostics import CompileError, Diagnostic, error
-from ipucc.frontend import load_model, unsupported_nodes
+from ipucc.frontend import Module, load_module, parts_of, straight, unsupported_nodes
 from ipucc.limits import weights_fit
 from ipucc.ops.build import build_tile_graph
 from ipucc.ops.builder import BuildOptions
@@ -82,12 +82,18 @@ def graph_pipeline(options: "CompileOptions") -> str:
 
 @dataclass(frozen=True, eq=False)
 class Optimised:
-    """A model behind the graph passes, the pipeline it went through, wall seconds per pass, and remarks."""
+    """A model whose parts are behind the graph passes, the pipeline they went through, wall seconds per pass, and
+    remarks."""
 
-    model: ir.Model
+    module: Module
     pipeline: str
     seconds: dict[str, float]
     remarks: tuple[Diagnostic, ...]
+
+    @property
+    def model(self) -> ir.Model:
+        """The graph of a model that is straight. Raises IPU0334 for one with control flow that data decides."""
+        return straight(self.module)
 
 
 def optimise_model(
@@ -111,10 +117,12 @@ def optimise_model(
     pipeline = parse_pipeline(graph_pipeline(options), registry)
     clock = Clock({}, on_start, on_pass)
     clock.begin("import")
-    model = _import(source, options)
+    module = _import(source, options)
     clock.end()
+    parts = list(parts_of(module.region))
     if target is not None:
-        weights_fit(model, target, options)
+        for part in parts:
+            weights_fit(part.model, target, options)
 
     def heard(event: PassEvent) -> None:
         if event.timing is not None:
@@ -123,11 +131,14 @@ def optimise_model(
             on_start(event.name)
 
     predict = predictor(options, known)
-    done = run_pipeline(
-        model, pipeline, context=PassContext(predict=predict, target=predict.known.target), print_after=print_after,
-        stream=stream, dump=dump, on_event=heard,
-    )  # fmt: skip
-    return Optimised(model, str(pipeline), clock.seconds, done.remarks)
+    remarks: list[Diagnostic] = []
+    for part in parts:
+        done = run_pipeline(
+            part.model, pipeline, context=PassContext(predict=predict, target=predict.known.target),
+            print_after=print_after, stream=stream, dump=dump, on_event=heard,
+        )  # fmt: skip
+        remarks += done.remarks
+    return Optimised(module, str(pipeline), clock.seconds, tuple(remarks))
 
 
 def predictor(options: "CompileOptions", known: Known | None = None) -> Predictor:
@@ -136,14 +147,14 @@ def predictor(options: "CompileOptions", known: Known | None = None) -> Predicto
     return Predictor(known, _build_options(known.target, options))
 
 
-def _import(source: str | Path | onnx.ModelProto | ir.Model, options: "CompileOptions") -> ir.Model:
+def _import(source: str | Path | onnx.ModelProto | ir.Model, options: "CompileOptions") -> Module:
     """The model as the passes start from it. Unsupported ops are no error yet, since a pass may rewrite them."""
     try:
-        return load_model(source, dims=options.dims, input_shapes=options.input_shapes, bind=options.bind)
+        return load_module(source, dims=options.dims, input_shapes=options.input_shapes, bind=options.bind)
     except CompileError as failure:
         if any(found.id in _FOLLOWS for found in failure.diagnostics):
             # Then the model cannot be compiled whatever the passes do: name every op that is not supported beside.
-            load_model(
+            load_module(
                 source, dims=options.dims, input_shapes=options.input_shapes, bind=options.bind, supported=supported
             )
         raise
@@ -162,15 +173,22 @@ def schedule_model(model: ir.Model, target: Target, options: "CompileOptions") -
 
 
 def lower_ops(
-    model: ir.Model, target: Target, options: "CompileOptions", joined: Collection[str] = (), *, alike: bool = False
+    model: ir.Model,
+    target: Target,
+    options: "CompileOptions",
+    joined: Collection[str] = (),
+    *,
+    alike: bool = False,
+    received: frozenset[str] = frozenset(),
+    handed: frozenset[str] = frozenset(),
 ) -> TileGraph:
     """The tile graph of a model behind the graph passes, in the order of its nodes; products of the kinds `joined` as
-    one product; sparse ones dealt `alike`, see `BuildOptions`.
+    one product; sparse ones dealt `alike`; `received` inputs and `handed` outputs of a part, see `BuildOptions`.
 
     Raises CompileError with every node that cannot be lowered.
     """
     problems = unsupported_nodes(model, supported)
-    build = replace(_build_options(target, options), alike=alike)
+    build = replace(_build_options(target, options), alike=alike, received=received, handed=handed)
     try:
         graph = build_tile_graph(model, build, joined)
     except CompileError as failure:

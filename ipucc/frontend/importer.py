@@ -1,6 +1,7 @@
-"""`load_model`: from any ONNX model to the static, folded graph that the passes start from."""
+"""`load_model` and `load_module`: from any ONNX model to the static, folded graphs that the passes start from."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from numpy.typing import ArrayLike
@@ -9,10 +10,11 @@ from onnx_ir.passes.common import (
     RemoveInitializersFromInputsPass,
 )
 
-from ipucc.diagnostics import CompileError
+from ipucc.diagnostics import CompileError, Diagnostic, error
 from ipucc.frontend.attention import expand_attention
 from ipucc.frontend.bind import bind_values, bound_shapes
 from ipucc.frontend.contrib import rewrite_contrib
+from ipucc.frontend.control import Part, Region, Signature, cut, first_control, parts_of
 from ipucc.frontend.decompose import decompose
 from ipucc.frontend.dims import bind_dims
 from ipucc.frontend.extents import move_trims, stuck_trims, take_trims
@@ -22,11 +24,37 @@ from ipucc.frontend.native import NATIVE_OPS
 from ipucc.frontend.opset import complete_imports, convert_opset, raise_ir_version
 from ipucc.frontend.origin import name_nodes
 from ipucc.frontend.shapes import check_static, forget_shapes
-from ipucc.frontend.simplify import scalar_ranges, settle, tidy
+from ipucc.frontend.simplify import fix_names, scalar_ranges, settle, tidy
 from ipucc.frontend.unsupported import unsupported_nodes
+from ipucc.graph.edit import dtype_name
 from ipucc.graph.fold import lift_constants
 from ipucc.graph.schemas import register
 from ipucc.graph.verify import verify_graph
+
+__all__ = ["Module", "Port", "load_model", "load_module", "straight"]
+
+Port = tuple[str, str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """A model as straight parts, loops and branches, in the order in which they run, and what its users give and get:
+    (name, element type, shape) of inputs and outputs."""
+
+    name: str
+    region: Region
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+def straight(module: Module) -> ir.Model:
+    """The model itself where nothing in it is left to decide. Raises IPU0334 for others."""
+    left = [item.name for item in module.region if not isinstance(item, Part)]
+    if left:
+        raise error("IPU0334", f"{left[0]!r} is a loop or branch of the program, and this takes one straight graph",
+                    help=["ipucc compile takes such a model, and runs the passes on each of its parts"])  # fmt: skip
+    (part,) = parts_of(module.region)
+    return part.model
 
 
 def load_model(
@@ -38,7 +66,7 @@ def load_model(
     native: Collection[str] = NATIVE_OPS,
     supported: Callable[[ir.Node], str | None] | None = None,
 ) -> ir.Model:
-    """Import a model. The source stays as it is, and its external weights stay on disk.
+    """Import a model in which data decides nothing. The source stays as it is, and its external weights stay on disk.
 
     Guaranteed of the result: opset 26 to 28 and no functions; every value has a type and a static shape; names are
     unique, nodes in topological order; each node says in its metadata `ipucc.origin` which node of the file it
@@ -49,7 +77,24 @@ def load_model(
     `dims` gives sizes to symbolic dimensions, `input_shapes` to whole inputs; `bind` makes constants
     of inputs. Raises CompileError with everything
     that was found wrong at the first step that finds something. If `supported` is given, the nodes for which it
-    returns a reason are among that (see `unsupported_nodes`).
+    returns a reason are among that (see `unsupported_nodes`). IPU0334 for a model with a loop or branch that is left.
+    """
+    module = load_module(source, dims=dims, input_shapes=input_shapes, bind=bind, native=native, supported=supported)
+    return straight(module)
+
+
+def load_module(
+    source: ModelSource,
+    *,
+    dims: Mapping[str, int] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    bind: Mapping[str, ArrayLike] | None = None,
+    native: Collection[str] = NATIVE_OPS,
+    supported: Callable[[ir.Node], str | None] | None = None,
+) -> Module:
+    """Import a model. Of each of its straight parts holds what `load_model` guarantees of a model, which is one part.
+
+    Raises as `load_model` does, but for IPU0334; IPU0330 to IPU0333 for control flow that a program cannot have.
     """
     register()  # A model may use the ops of ipucc's own domain: onnx must know their shapes.
     model, where = open_model(source)
@@ -68,25 +113,61 @@ def load_model(
     inline_schema_functions(model, native, where, typed=False)
     scalar_ranges(model)
     forget_shapes(model)
-    settle(model, where)
-    # The body of a function may hold functions whose own bodies depend on types.
-    while (
-        expand_attention(model, where)
-        + inline_schema_functions(model, native, where)
-        + decompose(model)
-        + move_trims(model)
-    ):
-        settle(model, where)
-    stuck = stuck_trims(model, where)
-    if take_trims(model):
-        settle(model, where)
-    tidy(model)
-    # What is said of a node's own result says more than that it is not supported.
-    unsupported = unsupported_nodes(model, supported, where) if supported is not None else []
-    problems = {problem.node: problem for problem in (*unsupported, *stuck)}
-    own = {problem.node: problem for problem in check_static(model, where)}
-    problems |= {node: problem for node, problem in own.items() if node not in {found.node for found in stuck}}
-    if problems:
-        raise CompileError(list(problems.values()))
-    verify_graph(model)
-    return model
+    inputs, outputs = list(model.graph.inputs), list(model.graph.outputs)
+    reader = _Reader(native, supported, where)
+    region, signature = reader.region(model, frozenset())
+    return Module(
+        model.graph.name or "model", region, tuple(_port(v) for v in inputs),
+        tuple(_port(v, signature) for v in outputs),
+    )  # fmt: skip
+
+
+@dataclass(eq=False)
+class _Reader:
+    """Imports what is behind the first steps, part by part."""
+
+    native: Collection[str]
+    supported: Callable[[ir.Node], str | None] | None
+    where: str | None
+
+    def region(self, model: ir.Model, received: frozenset[str]) -> tuple[Region, Signature]:
+        settle(model, self.where)
+        # The body of a function may hold functions whose own bodies depend on types.
+        while (
+            expand_attention(model, self.where)
+            + inline_schema_functions(model, self.native, self.where)
+            + decompose(model)
+            + move_trims(model)
+        ):
+            settle(model, self.where)
+        node = first_control(model)
+        if node is not None:
+            fix_names(model)
+            return cut(model, node, received, self.region)
+        stuck = stuck_trims(model, self.where)
+        if take_trims(model):
+            settle(model, self.where)
+        tidy(model)
+        # What is said of a node's own result says more than that it is not supported.
+        unsupported = unsupported_nodes(model, self.supported, self.where) if self.supported is not None else []
+        problems = {problem.node: problem for problem in (*unsupported, *stuck)}
+        own = {problem.node: problem for problem in check_static(model, self.where)}
+        problems |= {node: problem for node, problem in own.items() if node not in {found.node for found in stuck}}
+        if problems:
+            raise CompileError(list(problems.values()))
+        verify_graph(model)
+        names = {str(v.name) for v in model.graph.inputs}
+        types = {str(v.name): (v.type, v.shape) for v in model.graph.outputs}
+        signature = {
+            name: (kind, shape) for name, (kind, shape) in types.items() if kind is not None and shape is not None
+        }
+        return [Part(model, received & names, frozenset())], signature
+
+
+def _port(value: ir.Value, signature: Signature | None = None) -> Port:
+    kind, shape = value.type, value.shape
+    if signature is not None and str(value.name) in signature:
+        kind, shape = signature[str(value.name)]
+    assert isinstance(kind, ir.TensorType)
+    assert shape is not None
+    return str(value.name), dtype_name(kind.dtype), tuple(int(d) for d in shape.numpy())

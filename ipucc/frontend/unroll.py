@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
 
-__all__ = ["unroll_loops"]
+__all__ = ["stays_true", "unroll_loops"]
 
 _MAX_NODES: Final = 20_000
 """Loops that would make more nodes than this stay."""
@@ -69,7 +69,7 @@ def _loop(node: ir.Node) -> bool:
     trips = int(count.reshape(-1)[0])
     if first is not None and not bool(first.reshape(-1)[0]):
         trips = 0
-    stays = _stays_true(body)
+    stays = stays_true(body)
     if not stays or trips * len(body) > _MAX_NODES or (trips < 1 and len(body.outputs) > len(node.inputs) - 1):
         return False
     e = Emitter(node)
@@ -87,7 +87,7 @@ def _loop(node: ir.Node) -> bool:
     return True
 
 
-def _stays_true(body: ir.Graph) -> bool:
+def stays_true(body: ir.Graph) -> bool:
     """Whether a loop goes on whatever its body computes: it hands its condition through, or a constant that is true."""
     value: ir.Value | None = body.outputs[0]
     while value is not None:

@@ -36,7 +36,8 @@ _TABLE: Final[dict[tuple[str, str], Lowering]] = {}
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What the lowering of ops depends on besides the graph. `partials` is the type fp16 products accumulate in,
+    """What the lowering of ops depends on besides the graph. `received` and `handed` are the inputs that come from
+    other parts of the program and the outputs that go to them. `partials` is the type fp16 products accumulate in,
     `distributions` how many ways to deal the blocks of a sparse weight are offered to placement; with `alike` those of
     sparse products that differ in their patterns alone are ways for all of them, with the same exchanges."""
 
@@ -44,6 +45,8 @@ class BuildOptions:
     partials: str = "float16"
     distributions: int = 4
     alike: bool = False
+    received: frozenset[str] = frozenset()
+    handed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -163,15 +166,20 @@ class Builder:
         shape, dtype = shape_of(value), dtype_of(value)
         name = str(value.name)
         grain = len(shape) - 1 if shape else 0
-        tensor = self._tensor(name, shape, dtype, "weight" if resident else "input", grain, key=name)
+        kind = "weight" if resident else "received" if name in self.options.received else "input"
+        tensor = self._tensor(name, shape, dtype, kind, grain, key=name)
         self.graph.inputs.append((name, declared, shape))
         self.env[value] = Ref((Source(tensor, View.identity(shape)),), shape, dtype)
 
     def add_output(self, value: ir.Value, declared: str) -> None:
-        """A graph output. One that is an input, a constant or made of several parts is copied to one tensor first."""
+        """A graph output. One that is an input, a constant or made of several parts is copied to one tensor first, and
+        so is one that is handed on in another view than it is, or in grains of another dimension than the last."""
         ref = self.env[value] if value in self.env else self._weight(value)
-        kind = self.graph.tensors[ref.sources[0].tensor].kind
-        if len(ref.sources) != 1 or kind != "result":
+        tensor = self.graph.tensors[ref.sources[0].tensor]
+        lies = ref.sources[0].view.is_identity and (
+            tensor.grain_dim == max(0, len(ref.shape) - 1) or itemsize(ref.dtype) >= 4
+        )
+        if len(ref.sources) != 1 or tensor.kind != "result" or (str(value.name) in self.options.handed and not lies):
             ref = self.copied(ref, f"{value.name}")
         self.graph.outputs.append(Output(str(value.name), declared, ref.shape, ref.sources[0], ref.gap))
 
@@ -216,7 +224,8 @@ class Builder:
 
     def is_hosted(self, ref: Ref) -> bool:
         """Whether a ref is one input or weight, and all of its elements are elements of that."""
-        return len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result" and ref.gap == 0.0
+        kind = self.graph.tensors[ref.sources[0].tensor].kind
+        return len(ref.sources) == 1 and kind in ("input", "weight") and ref.gap == 0.0
 
     def in_grains(self, ref: Ref, dim: int) -> Ref:
         """A ref for views that pick elements along another dimension than `dim`: an input or weight as the host writes
@@ -269,7 +278,7 @@ class Builder:
 
         For ops that read elements several times: what is gathered from a copy moves in whole words.
         """
-        hosted = len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind != "result"
+        hosted = len(ref.sources) == 1 and self.graph.tensors[ref.sources[0].tensor].kind in ("input", "weight")
         return ref if hosted or self._arrival(ref, prefer) >= 0 else self.copied(ref, self.name(), prefer)
 
     def copied(self, ref: Ref, name: str, grain_dim: int | None = None) -> Ref:

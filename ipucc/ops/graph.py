@@ -17,14 +17,15 @@ __all__ = ["Output", "Ref", "TileGraph", "TileTensor", "live_results", "tensor_b
 class TileTensor:
     """A tensor of the tile graph. `grain_dim` is the dimension whose grains stay together wherever it rests.
 
-    `key` is the name under which the host writes an input or a weight; `view` is how the host's tensor is seen.
+    `key` is the name under which the host writes an input or a weight; `view` is how the host's tensor is seen. What is
+    received of another part of the program is like an input that no host writes: it arrives over the exchange.
     """
 
     index: int
     name: str
     shape: tuple[int, ...]
     dtype: str
-    kind: Literal["input", "weight", "result"]
+    kind: Literal["input", "weight", "received", "result"]
     grain_dim: int
     key: str = ""
     view: View | None = None

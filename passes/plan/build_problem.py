@@ -12,7 +12,7 @@ import numpy as np
 from ipucc.code_digest import foreign_code
 from ipucc.codelets.base import Codelet
 from ipucc.dtypes import itemsize
-from ipucc.ops.graph import TileGraph, live_results
+from ipucc.ops.graph import TileGraph, TileTensor, live_results
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
 from ipucc.passes.plan.aligned import aligned_cuts
 from ipucc.passes.plan.candidate import candidate
@@ -189,7 +189,7 @@ class _Maker:
             tensor is not None
             and tensor.kind != "result"
             and operand.sources[0].view.is_identity
-            and (operand.grain_dim == tensor.grain_dim or self.reads[tensor.index] == 1)
+            and (operand.grain_dim == tensor.grain_dim or self._regrained(tensor))
         )
 
     def hosted(self, i: int, op: TileOp) -> tuple[Hosted, ...]:
@@ -199,7 +199,7 @@ class _Maker:
         )
 
     def _kind(self, operand: Operand) -> Hosted:
-        return "input" if self.graph.tensors[operand.sources[0].tensor].kind == "input" else "weight"
+        return "weight" if self.graph.tensors[operand.sources[0].tensor].kind == "weight" else "input"
 
     def _signature(self, i: int, op: TileOp) -> str:
         """Everything that an op's candidates depend on, names left out."""
@@ -221,8 +221,10 @@ class _Maker:
         """Whether the operand is a host tensor whose grains its only reader is free to choose."""
         if len(operand.sources) != 1:
             return False
-        tensor = self.graph.tensors[operand.sources[0].tensor]
-        return tensor.kind != "result" and self.reads[tensor.index] == 1
+        return self._regrained(self.graph.tensors[operand.sources[0].tensor])
+
+    def _regrained(self, tensor: TileTensor) -> bool:
+        return tensor.kind in ("input", "weight") and self.reads[tensor.index] == 1
 
     def _followed(self, op: TileOp) -> tuple[int, int] | None:
         """(producer, operand) whose layout this op can take over as it is, if there is one."""

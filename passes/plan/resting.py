@@ -43,7 +43,7 @@ def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate) -> Lay
     i, k = home
     stage = next(st for st in cand.stages if k in st.operands)
     op = graph.ops[i].in_form(cand.form)
-    kind: Hosted = "input" if graph.tensors[op.operands[k].sources[0].tensor].kind == "input" else "weight"
+    kind: Hosted = "weight" if graph.tensors[op.operands[k].sources[0].tensor].kind == "weight" else "input"
     return resting(stage.operand_layout(op, k), kind, cand.plan.gathered)
 
 

@@ -27,7 +27,7 @@ from ipucc.passes.program.roll import roll
 from ipucc.program.model import Program
 from ipucc.target import Target
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["HELP", "Fitted", "fit"]
 
 Begin = Callable[[str], None]
 
@@ -38,7 +38,7 @@ estimate takes all that repeats for a loop, gives every edge the local orders th
 _MARGIN: Final = 0.97
 """Of the code that a program may be estimated to have after one was found to have more than its estimate; less of it
 with every attempt."""
-_HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
+HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,7 @@ def _fitted(
         # What code takes beyond the part that was left to it is not there for data.
         left = target.usable_bytes - max(target.tile_bytes // 16, min(code.total, room))
         if code.total > room:
-            failure = code_too_large(code, room, _HELP)
+            failure = code_too_large(code, room, HELP)
             cap = min(cap, left - slack)
             if level == HIGHEST:
                 raise failure
@@ -188,7 +188,7 @@ def _fitted(
             program.code_bytes = code.total
             order_transfers(program, exchanges)
             return Fitted(graph, program, placement, code)
-        failure = data_too_large(program, allocation.peak, start, _HELP)
+        failure = data_too_large(program, allocation.peak, start, HELP)
         slack = max(slack, allocation.peak - start - placement.peak_bytes)
         cap = left - slack - target.tile_bytes // 128
     assert failure is not None

@@ -8,7 +8,7 @@ that live within one iteration are shared by all.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,7 +32,7 @@ from ipucc.tiles.intersect import intersect
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View
 
-__all__ = ["roll"]
+__all__ = ["renumbered", "roll", "stack_layout"]
 
 
 def roll(program: Program, least: int = 6) -> Program:
@@ -260,10 +260,10 @@ class _Roller:
         while here < len(old.steps):
             r = by_start.get(here)
             if r is None:
-                steps.append(_renumbered(old.steps[here], renumber))
+                steps.append(renumbered(old.steps[here], renumber))
                 here += 1
                 continue
-            body = tuple(_renumbered(s, renumber) for s in old.steps[here : here + r.period])
+            body = tuple(renumbered(s, renumber) for s in old.steps[here : here + r.period])
             carry = self._carry(self.carries[r.start], body, renumber)
             body = (*body, *carry)
             moving = {roots[self.place[b][0]]: pitch[self.place[b][0]] for b in self.strided[r.start]}
@@ -331,7 +331,8 @@ def _buffers(step: Step) -> list[int]:
     raise TypeError(f"a {type(step).__name__} is not rolled again")
 
 
-def _renumbered(step: Step, to: dict[int, int]) -> Step:
+def renumbered(step: Step, to: Mapping[int, int]) -> Step:
+    """A step with other numbers of buffers."""
     if isinstance(step, Exchange):
         moves = tuple(replace(m, src=to[m.src], dst=to[m.dst]) for m in step.moves)
         return Exchange(step.name, moves, tuple(Fill(to[f.buffer], f.value) for f in step.fills), step.order)
@@ -347,7 +348,7 @@ def _renumbered(step: Step, to: dict[int, int]) -> Step:
         return HostRead(step.tensor, to[step.buffer], step.view, step.fill)
     if isinstance(step, Repeat):
         strides = {to[b]: n for b, n in step.strides.items()}
-        return replace(step, body=tuple(_renumbered(s, to) for s in step.body), strides=strides)
+        return replace(step, body=tuple(renumbered(s, to) for s in step.body), strides=strides)
     raise TypeError(f"a {type(step).__name__} is not rolled again")
 
 
@@ -359,7 +360,7 @@ def _without_unused(old: Program, buffers: list[Buffer], steps: list[Step], used
     for b in kept:
         x = buffers[b]
         final.append(Buffer(x.name, x.dtype, x.layout, -1, number[x.alias] if x.alias >= 0 else -1, x.alias_offset))
-    renamed = [_renumbered(s, number) for s in steps]
+    renamed = [renumbered(s, number) for s in steps]
     return Program(
         old.target,
         final,

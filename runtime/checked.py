@@ -68,6 +68,7 @@ class TagChecker(Observer):
     _owner: NDArray[np.int32] = field(default_factory=lambda: np.full(_LAST_TAG + 1, -1, np.int32))
     _places: dict[Place, int] = field(default_factory=dict)
     _floors: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    _sizes: dict[int, int] = field(default_factory=dict)
     _read: set[int] = field(default_factory=set)
     _masks: dict[tuple[object, ...], NDArray[np.bool_]] = field(default_factory=dict)
 
@@ -166,6 +167,7 @@ class TagChecker(Observer):
         """[tiles, slots]: the oldest tag that is valid in every cell of a place, to be written to."""
         place = self._place(buffer, offsets)
         slots = self.program.buffers[buffer].layout.slot_count
+        self._sizes[place] = self.program.buffers[buffer].nbytes
         if place not in self._floors or self._floors[place].shape[1] != slots:
             self._floors[place] = np.full((self.program.target.tiles, slots), _LAST_TAG + 1, np.int64)
         return self._floors[place]
@@ -175,7 +177,7 @@ class TagChecker(Observer):
         place = self._place(buffer, offsets)
         layout = self.program.buffers[buffer].layout
         self._read.add(place)
-        if place in self._floors:
+        if place in self._floors and self._sizes[place] >= layout.nbytes:
             floors = self._floors[place]
             if floors.shape[1] != layout.slot_count:
                 # The same bytes in other cells: each must be as young as the oldest of those.

@@ -435,6 +435,10 @@ def _own_outputs(body: ir.Graph, e: Emitter, *, apart: bool = False) -> None:
     """Every output of a body is made by one of its nodes, and with `apart` each of them by itself."""
     inside, taken = {v for n in body for v in n.outputs}, set[ir.Value]()
     for i, value in enumerate(list(body.outputs)):
+        source = value.producer()
+        while not apart and source is not None and source.op_type == "Identity" and source.inputs[0] in inside:
+            body.outputs[i] = value = source.inputs[0]
+            source = value.producer()
         if value not in inside or (apart and value in taken):
             body.outputs[i] = _appended(body, e, "Identity", [value], value.dtype)
         taken.add(value)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from ipucc.graph.edit import ORIGIN, describe
 from ipucc.graph.tensors import is_missing
 
-__all__ = ["Emitter", "constant_of", "operand", "shape_or_none"]
+__all__ = ["BodyEmitter", "Emitter", "constant_of", "operand", "shape_or_none"]
 
 Attribute = int | float | str | Sequence[int] | Sequence[float]
 
@@ -50,8 +50,11 @@ class Emitter:
         )
         for i, value in enumerate(made.outputs):
             value.name = name if not i else f"{name}.{i}"
-        self.graph.insert_before(self.node, made)
+        self._insert(made)
         return made.outputs
+
+    def _insert(self, made: ir.Node) -> None:
+        self.graph.insert_before(self.node, made)
 
     def constant(self, array: object, dtype: ir.DataType | None = None) -> ir.Value:
         """A constant; `dtype` decides its element type."""
@@ -98,6 +101,19 @@ class Emitter:
                     new.type = old.type
                 old.replace_all_uses_with(new)
         self.graph.remove(self.node, safe=True)
+
+
+class BodyEmitter(Emitter):
+    """Appends nodes to the body of a loop that takes the place of `outer`'s node; constants belong to the graph around
+    it."""
+
+    def __init__(self, outer: Emitter, body: ir.Graph) -> None:
+        super().__init__(outer.node)
+        self.body = body
+        self.prefix = f"{outer.prefix}/{body.name}"
+
+    def _insert(self, made: ir.Node) -> None:
+        self.body.append(made)
 
 
 def operand(node: ir.Node, index: int) -> ir.Value | None:

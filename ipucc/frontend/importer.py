@@ -113,13 +113,16 @@ def load_module(
     inline_schema_functions(model, native, where, typed=False)
     scalar_ranges(model)
     forget_shapes(model)
-    inputs, outputs = list(model.graph.inputs), list(model.graph.outputs)
+    inputs, outputs = list(model.graph.inputs), [str(v.name) for v in model.graph.outputs]
     reader = _Reader(native, supported, where)
     region, signature = reader.region(model, frozenset())
+    given = {str(v.name): (v.type, v.shape) for v in inputs}
     return Module(
-        model.graph.name or "model", region, tuple(_port(v) for v in inputs),
-        tuple(_port(v, signature) for v in outputs),
-    )  # fmt: skip
+        model.graph.name or "model",
+        region,
+        tuple(_port(name, *given[name]) for name in given),
+        tuple(_port(name, *signature[name]) for name in outputs),
+    )
 
 
 @dataclass(eq=False)
@@ -157,17 +160,18 @@ class _Reader:
             raise CompileError(list(problems.values()))
         verify_graph(model)
         names = {str(v.name) for v in model.graph.inputs}
-        types = {str(v.name): (v.type, v.shape) for v in model.graph.outputs}
-        signature = {
-            name: (kind, shape) for name, (kind, shape) in types.items() if kind is not None and shape is not None
-        }
+        signature: dict[str, tuple[ir.TypeProtocol, ir.Shape]] = {}
+        for value in model.graph.outputs:
+            tensor = value.const_value
+            kind = value.type if tensor is None else ir.TensorType(tensor.dtype)
+            shape = value.shape if tensor is None else ir.Shape(tensor.shape.numpy())
+            assert kind is not None
+            assert shape is not None
+            signature[str(value.name)] = kind, shape
         return [Part(model, received & names, frozenset())], signature
 
 
-def _port(value: ir.Value, signature: Signature | None = None) -> Port:
-    kind, shape = value.type, value.shape
-    if signature is not None and str(value.name) in signature:
-        kind, shape = signature[str(value.name)]
+def _port(name: str, kind: ir.TypeProtocol | None, shape: ir.Shape | None) -> Port:
     assert isinstance(kind, ir.TensorType)
     assert shape is not None
-    return str(value.name), dtype_name(kind.dtype), tuple(int(d) for d in shape.numpy())
+    return name, dtype_name(kind.dtype), tuple(int(d) for d in shape.numpy())

@@ -10,8 +10,8 @@ from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
 
 __all__ = ["stays_true", "unroll_loops"]
 
-_MAX_NODES: Final = 20_000
-"""Loops that would make more nodes than this stay."""
+_MAX_NODES: Final = 128
+"""Loops that would make more nodes than this stay: they become loops of the program."""
 
 
 def unroll_loops(model: ir.Model) -> int:

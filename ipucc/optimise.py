@@ -35,7 +35,16 @@ from ipucc.target import Target, load_target
 if TYPE_CHECKING:
     from ipucc.compiler import CompileOptions
 
-__all__ = ["Optimised", "Stream", "graph_pipeline", "lower_ops", "optimise_model", "predictor", "schedule_model"]
+__all__ = [
+    "Optimised",
+    "Stream",
+    "graph_pipeline",
+    "lower_ops",
+    "lower_parts",
+    "optimise_model",
+    "predictor",
+    "schedule_model",
+]
 
 Stream = Callable[[str], None]
 
@@ -170,6 +179,21 @@ def schedule_model(model: ir.Model, target: Target, options: "CompileOptions") -
     Raises CompileError with every node that cannot be lowered.
     """
     return schedule(lower_ops(model, target, options))
+
+
+def lower_parts(module: Module, target: Target, options: "CompileOptions") -> list[TileGraph]:
+    """The tile graphs of all parts of a module behind the graph passes. Raises CompileError with every node that cannot
+    be lowered, those of all parts."""
+    problems: list[Diagnostic] = []
+    graphs = []
+    for part in parts_of(module.region):
+        try:
+            graphs.append(lower_ops(part.model, target, options, received=part.received, handed=part.handed))
+        except CompileError as failure:
+            problems += failure.diagnostics
+    if problems:
+        raise CompileError(problems)
+    return graphs
 
 
 def lower_ops(

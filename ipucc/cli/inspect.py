@@ -88,7 +88,7 @@ def _model(file: str) -> dict[str, JsonValue]:
     from ipucc.compiler import CompileOptions
     from ipucc.frontend.files import open_model
     from ipucc.graph.tensors import is_missing
-    from ipucc.optimise import lower_ops, optimise_model
+    from ipucc.optimise import lower_parts, optimise_model
     from ipucc.target import load_target
 
     model, _ = open_model(file)
@@ -97,7 +97,7 @@ def _model(file: str) -> dict[str, JsonValue]:
     problems: tuple[Diagnostic, ...] = ()
     options = CompileOptions()
     try:
-        lower_ops(optimise_model(file, options).model, load_target(options.target), options)
+        lower_parts(optimise_model(file, options).module, load_target(options.target), options)
     except CompileError as failure:
         problems = failure.diagnostics
     ops = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in model.graph.all_nodes())

@@ -31,16 +31,21 @@ __all__ = ["run_command"]
 @click.option("--check", "reference", metavar="MODEL.onnx", help="Compare the outputs with a reference on this model.")
 @click.option("--checked", is_flag=True, help="Follow every word of tile memory and refuse stale or foreign reads.")
 @click.option("--timing-only", is_flag=True, help="Count cycles and compute nothing; needs no inputs and no weights.")
+@click.option(
+    "--decide", "decisions", multiple=True, metavar="NAME=N",
+    help="With --timing-only: loop NAME makes N trips, If NAME takes its first branch (1) or the other (0).",
+)  # fmt: skip
 @codelets_option
 @json_option
 def run_command(
     program: str, inputs: tuple[str, ...], file: str | None, output: str | None, reference: str | None, checked: bool,
-    timing_only: bool, load: tuple[str, ...], as_json: bool,
+    timing_only: bool, decisions: tuple[str, ...], load: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Run a compiled program on the simulated IPU.
 
-    Every input needs a value, except with --timing-only. With --check the exit code is 4 if the outputs
-    differ from the reference by more than 1e-4 of their scale, or 2e-2 for a program in fp16.
+    Every input needs a value, except with --timing-only. There, loops that data decides about make as many trips as
+    their bound says (one where there is none), and an If takes its longer branch. With --check the exit code is 4
+    if the outputs differ from the reference by more than 1e-4 of their scale, or 2e-2 for a program in fp16.
     """
     begin = time.perf_counter()
     given = {"--input": inputs, "--inputs": file, "--output": output, "--check": reference, "--checked": checked}
@@ -57,7 +62,8 @@ def run_command(
     executable = api.load(program)
     held = executable.program.held
     arrays = {} if timing_only else read_inputs(executable.inputs, inputs, file, held)
-    result = executable.run(arrays, checked=checked, timing_only=timing_only)
+    decided = _decisions(decisions)
+    result = executable.run(arrays, checked=checked, timing_only=timing_only, decisions=decided)
     if output is not None:
         _save(result.outputs, output)
     verdict = _check(executable, result, arrays, reference) if reference is not None else None
@@ -102,8 +108,20 @@ def _document(result: "Result", verdict: "Check | None", seconds: float) -> dict
         "utilisation": result.utilisation,
         "outputs": {name: _describe(array) for name, array in result.outputs.items()},
         "check": verdict.to_json() if verdict is not None else None,
+        "decisions": {name: list(found) for name, found in result.decisions.items()},
         "wall_seconds": seconds,
     }
+
+
+def _decisions(given: tuple[str, ...]) -> dict[str, int]:
+    """NAME=N as a table."""
+    found = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal():
+            raise click.BadParameter(f"{text!r} is not NAME=N", param_hint="--decide")
+        found[name] = int(number)
+    return found
 
 
 def _describe(array: "Array") -> dict[str, JsonValue]:
@@ -136,6 +154,9 @@ def _summary(program: str, executable: "Executable", result: "Result", verdict: 
     ]  # fmt: skip
     if result.sparse_flops != result.flops:
         rows.append(("sparse", f"{result.sparse_flops:,} flops without zero blocks"))
+    for name, found in result.decisions.items():
+        times = ", ".join(map(str, found[:8])) + (f", ... ({len(found)} times)" if len(found) > 8 else "")
+        rows.append(("decided", f"{name}: {times}"))
     if verdict is not None:
         text = "agrees with" if verdict.ok else "differs from"
         rows.append(("check", f"{text} {verdict.oracle}: {verdict.max_rel_error:.2g} of scale, "

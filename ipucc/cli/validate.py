@@ -44,7 +44,8 @@ def validate_command(
         show(f"{file}: sound, {len(program.steps):,} steps for {program.target.name}, {count:,} exchanges checked")
         return
     from ipucc.compiler import CompileOptions
-    from ipucc.optimise import lower_ops, optimise_model
+    from ipucc.frontend import parts_of
+    from ipucc.optimise import lower_parts, optimise_model
     from ipucc.pass_manager import count_nodes
     from ipucc.target import load_target
 
@@ -52,5 +53,6 @@ def validate_command(
     with watched() as watch:
         done = optimise_model(file, options, on_start=watch.started)
     report(done.remarks)
-    lower_ops(done.model, load_target(options.target), options)
-    show(f"{file}: can be compiled, {count_nodes(done.model):,} nodes after the graph passes")
+    lower_parts(done.module, load_target(options.target), options)
+    nodes = sum(count_nodes(part.model) for part in parts_of(done.module.region))
+    show(f"{file}: can be compiled, {nodes:,} nodes after the graph passes")

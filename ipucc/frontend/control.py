@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ipucc.diagnostics import error
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
+from ipucc.frontend.shapes import infer_shapes
 from ipucc.frontend.unroll import stays_true
 from ipucc.graph.edit import describe
 
@@ -267,9 +268,9 @@ def _loop(node: ir.Node, bodies: _Bodies) -> _Made:
             "IPU0331", "the size of a result is the number of trips, which data decides", node=describe(node),
             op="Loop", help=["carry a tensor of fixed size that every trip updates (Where, ScatterND)"],
         )  # fmt: skip
-    made.carried += _unlike(node, body, node.inputs[2:], body.inputs[2:], slice(1, 1 + states))
+    changed = _changed(node, body, node.inputs[2:], body.inputs[2:], slice(1, 1 + states))
     _own_outputs(body, e)
-    made.carried = [(b, inside, body.outputs[1 + i], r) for i, (b, inside, _, r) in made.carried]
+    made.carried += [(b, inside, body.outputs[1 + i], r) for i, b, inside, r in changed]
     made.stacks = [(v, r, 0, False) for v, r in zip(body.outputs[1 + states :], node.outputs[states:], strict=True)]
     dynamic = made.count is None and limit is not None and trips is None
     after = ran
@@ -287,7 +288,7 @@ def _loop(node: ir.Node, bodies: _Bodies) -> _Made:
         now.append(_typed(e.op("Greater", most, e.constant(np.int64(0))), ir.DataType.BOOL, ()))
         later.append(_appended(body, e, "Less", [after, most], ir.DataType.BOOL))
     start = now[0] if now else e.constant(np.bool_(True))
-    again = later[0]
+    again = later[0] if later else _appended(body, e, "Identity", [e.constant(np.bool_(True))], ir.DataType.BOOL)
     if len(now) > 1:
         start = _typed(e.op("And", *now), ir.DataType.BOOL, ())
     if len(later) > 1:
@@ -316,18 +317,18 @@ def _scan(node: ir.Node, bodies: _Bodies) -> _Made:
             value = _typed(e.op("Transpose", value, perm=order), dtype, [shape[d] for d in order])
         made.slices.append((value, inside, bool(back)))
         made.count = shape[order[0]]
-    made.carried += _unlike(node, body, node.inputs[:states], body.inputs[:states], slice(0, states))
+    changed = _changed(node, body, node.inputs[:states], body.inputs[:states], slice(0, states))
     _own_outputs(body, e)
-    made.carried = [(b, inside, body.outputs[i], r) for i, (b, inside, _, r) in made.carried]
+    made.carried += [(b, inside, body.outputs[i], r) for i, b, inside, r in changed]
     ends = zip(body.outputs[states:], node.outputs[states:], places, turned, strict=True)
     made.stacks = [(v, r, axis, bool(back)) for v, r, axis, back in ends]
     return _finished(node, e, bodies, body, made)
 
 
-def _unlike(
+def _changed(
     node: ir.Node, body: ir.Graph, before: Sequence[ir.Value | None], inside: Sequence[ir.Value], at: slice
-) -> list[tuple[int, tuple[ir.Value, ir.Value, ir.Value, ir.Value]]]:
-    """Carried values by their numbers. One that no trip changes is read from outside instead."""
+) -> list[tuple[int, ir.Value, ir.Value, ir.Value]]:
+    """Carried values as (number, before, inside, result). One that no trip changes is read from outside instead."""
     kept = []
     for i, (b, v, after, result) in enumerate(zip(before, inside, body.outputs[at], node.outputs, strict=False)):
         if b is None or shape_or_none(b) is None or b.dtype is None:
@@ -337,7 +338,7 @@ def _unlike(
             v.replace_all_uses_with(b, replace_graph_outputs=True)
             result.replace_all_uses_with(b)
         else:
-            kept.append((i, (b, v, after, result)))
+            kept.append((i, b, v, result))
     return kept
 
 
@@ -351,10 +352,13 @@ def _finished(node: ir.Node, e: Emitter, bodies: _Bodies, body: ir.Graph, made: 
         if len(shape) == 1:
             # Slices lie behind each other in memory, each of them a tensor of one dimension at least.
             value = ir.Value(name=f"{inside.name}/slice")
-            flat = ir.node("Reshape", [value, e.ints()], name=f"{inside.name}/element")
-            flat.outputs[0].name = f"{inside.name}/element"
-            inside.replace_all_uses_with(flat.outputs[0], replace_graph_outputs=True)
-            body.insert_before(body[0], flat) if len(body) else body.append(flat)
+            element = ir.node("Reshape", [value, e.ints()], name=f"{inside.name}/element")
+            element.outputs[0].name = element.name
+            inside.replace_all_uses_with(element.outputs[0], replace_graph_outputs=True)
+            if len(body):
+                body.insert_before(body[0], element)
+            else:
+                body.append(element)
             shape = (*shape, 1)
             whole = _typed(e.op("Reshape", whole, e.ints(*shape)), dtype, shape)
         _typed(value, dtype, shape[1:])
@@ -363,19 +367,20 @@ def _finished(node: ir.Node, e: Emitter, bodies: _Bodies, body: ir.Graph, made: 
     for before, inside, _, _ in carried:
         _typed(inside, before.dtype, shape_or_none(before) or ())
     # What a trip adds to a stack is a tensor of one dimension at least, and may be what it carries on too.
+    flat = [rank == 0 for rank in _ranks(bodies.model, body, [v for v, *_ in made.stacks])]
     rows = [
-        _appended(body, e, "Reshape", [v, e.ints(1)], v.dtype) if shape_or_none(v) == () else v for v, *_ in made.stacks
+        _appended(body, e, "Reshape", [v, e.ints(1)], v.dtype) if single else v
+        for single, (v, *_) in zip(flat, made.stacks, strict=True)
     ]
     ends = [after for _, _, after, _ in carried] + rows
     body.outputs.clear()
     body.outputs.extend(dict.fromkeys(ends))
-    bodies.needed |= {str(v.name) for v, *_ in (*carried, *sliced)}
-    given = [str(inside.name) for _, inside, *_ in (*carried, *sliced)]
+    bodies.needed |= {str(v.name) for v, *_ in carried} | {str(v.name) for v, *_ in sliced}
+    given = [str(v.name) for _, v, *_ in carried] + [str(v.name) for _, v, _ in sliced]
     names = [str(v.name) for v in ends]
     region, types = bodies.region(body, given)
     signature: dict[str, tuple[ir.TypeProtocol, ir.Shape]] = {}
     results: list[ir.Value] = []
-    flat = {str(row.name) for row, (v, *_) in zip(rows, made.stacks, strict=True) if row is not v}
     kept, stacked = [], []
     for (before, inside, _, result), name in zip(carried, names, strict=False):
         assert inside.type is not None
@@ -391,22 +396,34 @@ def _finished(node: ir.Node, e: Emitter, bodies: _Bodies, body: ir.Graph, made: 
         kept.append(Carried(str(before.name), str(inside.name), name, str(behind.name)))
         signature[str(behind.name)] = types[name]
         results.append(behind)
-    assert made.count is not None or not made.stacks
-    for (_, result, axis, back), name in zip(made.stacks, names[len(carried) :], strict=True):
-        kind, shape = types[name]
-        whole = ir.Value(name=f"{name}/all")
-        signature[str(whole.name)] = kind, ir.Shape((made.count or 0, *shape))
+    for (_, result, axis, back), name, single in zip(made.stacks, names[len(carried) :], flat, strict=True):
+        kind, made_shape = types[name]
+        inner = [int(d) for d in made_shape.numpy()]
+        trips = made.count or 0
+        whole = ir.Value(name=f"{result.name or name}/all")
+        signature[str(whole.name)] = kind, ir.Shape((trips, *inner))
         results.append(whole)
         stacked.append(Stacked(name, str(whole.name), back))
-        inner = () if name in flat else tuple(int(d) for d in shape.numpy())
-        _placed(node, result, whole, [made.count or 0, *inner], axis)
-    return _Made(
-        Loop(
-            describe(node), made.count, made.bound, None if made.condition is None else str(made.condition.name),
-            tuple(kept), tuple(Sliced(str(w.name), str(v.name), back) for w, v, back in sliced), tuple(stacked), region,
-        ),
-        results, signature, frozenset(bodies.needed),
-    )  # fmt: skip
+        _placed(node, result, whole, [trips] if single else [trips, *inner], axis)
+    condition = None if made.condition is None else str(made.condition.name)
+    slices = tuple(Sliced(str(w.name), str(v.name), back) for w, v, back in sliced)
+    item = Loop(describe(node), made.count, made.bound, condition, tuple(kept), slices, tuple(stacked), region)
+    return _Made(item, results, signature, frozenset(bodies.needed))
+
+
+def _ranks(model: ir.Model, body: ir.Graph, values: Sequence[ir.Value]) -> list[int]:
+    """How many dimensions values of a body have, whose inputs have types and shapes."""
+    if any(v.shape is None for v in values):
+        twin = body.clone(allow_outer_scope_values=True)
+        order = {v: i for i, v in enumerate(body.outputs)}
+        nodes, outputs = list(twin), list(twin.outputs)
+        twin.outputs.clear()
+        twin.remove(nodes)
+        alone = _model(model, nodes, outputs, frozenset())
+        assert alone is not None
+        infer_shapes(alone)
+        values = [outputs[order[v]] for v in values]
+    return [-1 if v.shape is None else len(v.shape) for v in values]
 
 
 def _placed(node: ir.Node, result: ir.Value, whole: ir.Value, shape: Sequence[int], axis: int) -> None:

@@ -111,7 +111,7 @@ class _Lives:
         """How many steps of the text use each root buffer."""
         found: Counter[int] = Counter()
         for step in moments(steps):
-            used = (step.condition,) if isinstance(step, While | If) else ()
+            used: tuple[int, ...] = (step.condition,) if isinstance(step, While | If) else ()
             if not bodies(step):
                 used = tuple(b for part in touched(step, self.program.functions) for b in part)
             found.update({self._root(b) for b in used})

@@ -9,7 +9,7 @@ from onnx import helper, parser
 from onnx.backend.test.loader import load_model_tests
 
 from ipucc.diagnostics import CompileError
-from ipucc.frontend import load_model
+from ipucc.frontend import load_model, load_module, parts_of
 from ipucc.frontend.opset import changed
 from ipucc.graph.edit import describe
 
@@ -147,8 +147,8 @@ def test_subgraphs_are_converted_too() -> None:
         "<then_branch = t () => (float[1,2,3] p) { p = Unsqueeze<axes=[0]>(x) }, "
         "else_branch = e () => (float[1,2,3] q) { q = Unsqueeze<axes=[0]>(x) }> }"
     )
-    model = load_model(proto)
-    inner = [node for node in model.graph.all_nodes() if node.op_type == "Unsqueeze"]
+    module = load_module(proto)
+    inner = [node for part in parts_of(module.region) for node in part.model.graph if node.op_type == "Unsqueeze"]
     assert [len(node.inputs) for node in inner] == [2, 2]
 
 

@@ -69,6 +69,7 @@ class TagChecker(Observer):
     _places: dict[Place, int] = field(default_factory=dict)
     _floors: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     _sizes: dict[int, int] = field(default_factory=dict)
+    _wholes: dict[int, int] = field(default_factory=dict)
     _read: set[int] = field(default_factory=set)
     _masks: dict[tuple[object, ...], NDArray[np.bool_]] = field(default_factory=dict)
 
@@ -86,6 +87,8 @@ class TagChecker(Observer):
             self._tags = lazy_bytes(memory.bytes.size // 2).view(np.uint16)
         self.run += 1
         self._floors.clear()
+        self._sizes.clear()
+        self._wholes.clear()
         self._read.clear()
 
     def host_write(self, engine: Engine, step: HostWrite, offsets: Sequence[int]) -> None:
@@ -167,7 +170,13 @@ class TagChecker(Observer):
         """[tiles, slots]: the oldest tag that is valid in every cell of a place, to be written to."""
         place = self._place(buffer, offsets)
         slots = self.program.buffers[buffer].layout.slot_count
-        self._sizes[place] = self.program.buffers[buffer].nbytes
+        size = self.program.buffers[buffer].nbytes
+        if size >= self._sizes.get(place, 0):
+            self._wholes.pop(place, None)
+        elif place in self._floors and place not in self._wholes:
+            # The first member of a stack that was written as a whole: its other members are as old as that.
+            self._wholes[place] = int(self._floors[place].min())
+        self._sizes[place] = max(size, self._sizes.get(place, 0)) if place in self._wholes else size
         if place not in self._floors or self._floors[place].shape[1] != slots:
             self._floors[place] = np.full((self.program.target.tiles, slots), _LAST_TAG + 1, np.int64)
         return self._floors[place]
@@ -177,7 +186,8 @@ class TagChecker(Observer):
         place = self._place(buffer, offsets)
         layout = self.program.buffers[buffer].layout
         self._read.add(place)
-        if place in self._floors and self._sizes[place] >= layout.nbytes:
+        whole = place in self._wholes and layout.nbytes == self._sizes[place]
+        if place in self._floors and self._sizes[place] >= layout.nbytes and not whole:
             floors = self._floors[place]
             if floors.shape[1] != layout.slot_count:
                 # The same bytes in other cells: each must be as young as the oldest of those.
@@ -187,7 +197,8 @@ class TagChecker(Observer):
         root = self._facts.root(buffer)
         members = [p for (r, _), p in self._places.items() if r == root and p in self._floors]
         owner = np.where(np.isin(self._owner, members), np.int32(place), np.int32(-1)).astype(np.int32)
-        oldest = min((int(self._floors[p].min()) for p in members), default=_LAST_TAG + 1)
+        tags = [int(self._floors[p].min()) for p in members] + [self._wholes[p] for p in members if p in self._wholes]
+        oldest = min(tags, default=_LAST_TAG + 1)
         return owner, place, np.full((self.program.target.tiles, layout.slot_count), oldest, np.int64)
 
     def _new(self, buffer: int, offsets: Sequence[int], step: str) -> int:
@@ -204,8 +215,9 @@ class TagChecker(Observer):
         """Give the tags that may still be valid the lowest numbers, and take the others from all words."""
         alive = [0]
         for tag in range(1, len(self._versions)):
-            floors = self._floors.get(self._versions[tag].place)
-            if floors is not None and tag >= int(floors.min()):
+            place = self._versions[tag].place
+            floors = self._floors.get(place)
+            if floors is not None and tag >= min(int(floors.min()), self._wholes.get(place, _LAST_TAG)):
                 alive.append(tag)
         if len(alive) > self.last_tag // 2:
             raise error(
@@ -220,6 +232,7 @@ class TagChecker(Observer):
                 part[:] = table[part]
         for floors in self._floors.values():
             floors[:] = np.where(floors > _LAST_TAG, _LAST_TAG + 1, np.searchsorted(kept, floors))
+        self._wholes = {p: int(np.searchsorted(kept, tag)) for p, tag in self._wholes.items()}
         self._versions = [self._versions[t] for t in alive]
         self._owner[:] = -1
         self._owner[: kept.size] = [v.place for v in self._versions]

@@ -154,8 +154,8 @@ def _summary(program: str, executable: "Executable", result: "Result", verdict: 
     ]  # fmt: skip
     if result.sparse_flops != result.flops:
         rows.append(("sparse", f"{result.sparse_flops:,} flops without zero blocks"))
-    for name, found in result.decisions.items():
-        times = ", ".join(map(str, found[:8])) + (f", ... ({len(found)} times)" if len(found) > 8 else "")
+    for name, decided in result.decisions.items():
+        times = ", ".join(map(str, decided[:8])) + (f", ... ({len(decided)} times)" if len(decided) > 8 else "")
         rows.append(("decided", f"{name}: {times}"))
     if verdict is not None:
         text = "agrees with" if verdict.ok else "differs from"

@@ -5,7 +5,9 @@ branches say what is carried, and hold the parts of their bodies. What can be de
 been before (`ipucc.frontend.simplify`).
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +18,8 @@ from ipucc.diagnostics import error
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
 from ipucc.frontend.shapes import infer_shapes
 from ipucc.frontend.unroll import stays_true
-from ipucc.graph.edit import describe
+from ipucc.graph.bounded_schemas import TRIMMED
+from ipucc.graph.edit import EXTENTS, describe
 
 __all__ = [
     "Branch", "Carried", "Loop", "Part", "Region", "Signature", "Sliced", "Stacked", "cut", "first_control", "parts_of",
@@ -148,9 +151,7 @@ def cut(model: ir.Model, node: ir.Node, received: frozenset[str], load: Import) 
     if head is not None:
         region, found = load(head, received)
         signature.update(found)
-        for part in region:
-            if isinstance(part, Part):
-                part.handed |= handed & {str(v.name) for v in part.model.graph.outputs}
+        _hand_on(region, handed)
     region.append(made.item)
     signature.update({name: made.signature[name] for name in names})
     for value in early:
@@ -201,10 +202,19 @@ class _Bodies:
         assert made is not None
         names = {str(v.name) for v in outputs}
         region, signature = self.load(made, received)
-        for part in region:
-            if isinstance(part, Part):
-                part.handed |= names & {str(v.name) for v in part.model.graph.outputs}
+        _hand_on(region, names)
         return region, signature
+
+
+def _hand_on(region: Region, names: AbstractSet[str]) -> None:
+    """Let parts of a region hand on values to others. Raises IPU0324 for one of an extent that depends on data."""
+    for part in region:
+        if isinstance(part, Part):
+            part.handed |= names & {str(v.name) for v in part.model.graph.outputs}
+            trimmed = json.loads(part.model.graph.metadata_props.get(EXTENTS, "{}"))
+            for name in sorted(part.handed & trimmed.keys()):
+                raise error("IPU0324", f'the extent of "{name}" depends on data, which a loop or branch does not take',
+                            help=["end the model there, or gather a fixed number of rows (TopK)"])  # fmt: skip
 
 
 def _branch(node: ir.Node, bodies: _Bodies) -> _Made:
@@ -244,6 +254,7 @@ class _Trips:
     count: int | None = None
     bound: int | None = None
     condition: ir.Value | None = None
+    ran: ir.Value | None = None
 
 
 def _loop(node: ir.Node, bodies: _Bodies) -> _Made:
@@ -263,10 +274,11 @@ def _loop(node: ir.Node, bodies: _Bodies) -> _Made:
     states = len(node.inputs) - 2
     ran, going = body.inputs[:2]
     made = _Trips(count=trips if stays and begins else None, bound=None if stays and begins else trips)
-    if made.count is None and len(body.outputs) > 1 + states:
+    rows = len(body.outputs) - 1 - states
+    if rows and made.count is None and made.bound is None:
         raise error(
-            "IPU0331", "the size of a result is the number of trips, which data decides", node=describe(node),
-            op="Loop", help=["carry a tensor of fixed size that every trip updates (Where, ScatterND)"],
+            "IPU0331", "the size of a result is the number of trips, which has no bound", node=describe(node),
+            op="Loop", help=["give the loop a constant trip count, as a bound (--bind NAME=N)"],
         )  # fmt: skip
     changed = _changed(node, body, node.inputs[2:], body.inputs[2:], slice(1, 1 + states))
     _own_outputs(body, e)
@@ -274,10 +286,11 @@ def _loop(node: ir.Node, bodies: _Bodies) -> _Made:
     made.stacks = [(v, r, 0, False) for v, r in zip(body.outputs[1 + states :], node.outputs[states:], strict=True)]
     dynamic = made.count is None and limit is not None and trips is None
     after = ran
-    if ran.uses() or dynamic:
+    if ran.uses() or dynamic or (rows and made.count is None):
         _typed(ran, ir.DataType.INT64, ())
         after = _appended(body, e, "Add", [ran, e.constant(np.int64(1))], ir.DataType.INT64)
         made.carried.append((e.constant(np.int64(0)), ran, after, None))
+        made.ran = ran
     if made.count is not None:
         going.replace_all_uses_with(e.constant(np.bool_(True)), replace_graph_outputs=True)
         return _finished(node, e, bodies, body, made)
@@ -396,15 +409,19 @@ def _finished(node: ir.Node, e: Emitter, bodies: _Bodies, body: ir.Graph, made: 
         kept.append(Carried(str(before.name), str(inside.name), name, str(behind.name)))
         signature[str(behind.name)] = types[name]
         results.append(behind)
+    # Where data decides on the trips, so many of the rows count.
+    counter = None
+    if made.count is None:
+        counter = next((r for (_, inside, *_), r in zip(carried, results, strict=True) if inside is made.ran), None)
     for (_, result, axis, back), name, single in zip(made.stacks, names[len(carried) :], flat, strict=True):
         kind, made_shape = types[name]
         inner = [int(d) for d in made_shape.numpy()]
-        trips = made.count or 0
+        trips = made.count or made.bound or 0
         whole = ir.Value(name=f"{result.name or name}/all")
         signature[str(whole.name)] = kind, ir.Shape((trips, *inner))
         results.append(whole)
         stacked.append(Stacked(name, str(whole.name), back))
-        _placed(node, result, whole, [trips] if single else [trips, *inner], axis)
+        _placed(node, result, whole, [trips] if single else [trips, *inner], axis, counter)
     condition = None if made.condition is None else str(made.condition.name)
     slices = tuple(Sliced(str(w.name), str(v.name), back) for w, v, back in sliced)
     item = Loop(describe(node), made.count, made.bound, condition, tuple(kept), slices, tuple(stacked), region)
@@ -426,8 +443,11 @@ def _ranks(model: ir.Model, body: ir.Graph, values: Sequence[ir.Value]) -> list[
     return [-1 if v.shape is None else len(v.shape) for v in values]
 
 
-def _placed(node: ir.Node, result: ir.Value, whole: ir.Value, shape: Sequence[int], axis: int) -> None:
-    """Behind the loop: what all trips made, `shape` with trips first, as the result with trips in dimension `axis`."""
+def _placed(
+    node: ir.Node, result: ir.Value, whole: ir.Value, shape: Sequence[int], axis: int, counter: ir.Value | None
+) -> None:
+    """Behind the loop: what all trips made, `shape` with trips first, as the result with trips in dimension `axis`; the
+    first `counter` of them where it is given."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     sizes = ir.Value(name=f"{whole.name}/shape", const_value=ir.tensor(np.array(shape, np.int64)),
@@ -440,6 +460,12 @@ def _placed(node: ir.Node, result: ir.Value, whole: ir.Value, shape: Sequence[in
         order = [*range(1, axis + 1), 0, *range(axis + 1, len(shape))]
         last.outputs[0].name = last.name
         last = ir.node("Transpose", [last.outputs[0]], {"perm": order}, name=f"{whole.name}/turned",
+                       metadata_props=dict(node.metadata_props))  # fmt: skip
+        nodes.append(last)
+    if counter is not None:
+        last.outputs[0].name = last.name
+        graph.opset_imports.setdefault("ipucc", 1)
+        last = ir.node(TRIMMED, [last.outputs[0], counter], {"axis": axis}, domain="ipucc", name=f"{whole.name}/trips",
                        metadata_props=dict(node.metadata_props))  # fmt: skip
         nodes.append(last)
     new = last.outputs[0]

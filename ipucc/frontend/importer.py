@@ -10,7 +10,7 @@ from onnx_ir.passes.common import (
     RemoveInitializersFromInputsPass,
 )
 
-from ipucc.diagnostics import CompileError, Diagnostic, error
+from ipucc.diagnostics import CompileError, error
 from ipucc.frontend.attention import expand_attention
 from ipucc.frontend.bind import bind_values, bound_shapes
 from ipucc.frontend.contrib import rewrite_contrib

@@ -10,9 +10,7 @@ from ipucc.graph.edit import describe
 # What to write instead; shown as help.
 REWRITES: Mapping[str, str] = {
     "Bernoulli": "draw the random numbers on the host and pass them as an input",
-    "If": "export the branch that is taken, or compute both and select with Where",
     "ImageDecoder": "decode images on the host and pass the pixels",
-    "Loop": "export the model with the loop unrolled",
     "Multinomial": "draw the random numbers on the host and pass them as an input",
     "Optional": "export the model without optional values",
     "RandomNormal": "draw the random numbers on the host and pass them as an input",
@@ -20,7 +18,6 @@ REWRITES: Mapping[str, str] = {
     "RandomUniform": "draw the random numbers on the host and pass them as an input",
     "RandomUniformLike": "draw the random numbers on the host and pass them as an input",
     "STFT": "use Conv with the constant windowed DFT matrix",
-    "Scan": "export the model with the loop unrolled",
     "SequenceAt": "export the model with tensors instead of sequences (Split, Concat)",
     "SequenceConstruct": "export the model with tensors instead of sequences (Split, Concat)",
     "SequenceMap": "export the model with tensors instead of sequences (Split, Concat)",

@@ -21,6 +21,8 @@ from ipucc.program.model import (
     Buffer,
     Compute,
     Exchange,
+    Extents,
+    Fill,
     HostRead,
     HostWrite,
     If,
@@ -36,6 +38,7 @@ from ipucc.target import Target
 from ipucc.tiles.intersect import intersect
 from ipucc.tiles.layout import Layout
 from ipucc.tiles.view import View
+from ipucc.values import Declared
 
 __all__ = ["link"]
 
@@ -76,6 +79,8 @@ class _Linker:
     writes: list[HostWrite] = field(default_factory=list)
     reads: dict[str, HostRead] = field(default_factory=dict)
     patterns: dict[str, PatternInput] = field(default_factory=dict)
+    extents: Extents = field(default_factory=dict)
+    counters: list[Declared] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     wanted: set[str] = field(default_factory=set)
 
@@ -87,10 +92,10 @@ class _Linker:
             if name in known:
                 cell = known[name]
                 self.reads[name] = HostRead(name, self._buffer_of(cell, name), View.identity(cell.shape))
-        ends = [self.reads[name] for name, _, _ in self.module.outputs]
+        outputs = [*self.module.outputs, *self.counters]
         return Program(
-            self.target, self.buffers, [*self.writes, *steps, *ends], list(self.module.inputs),
-            list(self.module.outputs), self.weights, patterns=self.patterns,
+            self.target, self.buffers, [*self.writes, *steps, *(self.reads[name] for name, _, _ in outputs)],
+            list(self.module.inputs), outputs, self.weights, patterns=self.patterns, extents=self.extents,
         )  # fmt: skip
 
     def _region(self, region: Region, known: Names, frames: tuple[_Frame, ...]) -> list[Step]:
@@ -112,6 +117,8 @@ class _Linker:
         number = {b: b + base for b in range(len(program.buffers))}
         renamed = self._weights(program)
         self.patterns.update(program.patterns)
+        self.extents.update(program.extents)
+        self.counters += [port for port in program.outputs if port[0] in program.counters]
         steps: list[Step] = []
         moves: list[Move] = []
         for step in (renumbered(s, number) for s in program.steps):
@@ -180,6 +187,7 @@ class _Linker:
                 carry.append(self._move(self._buffer_of(after, c.after), end))
             known[c.result] = cell
         slices: list[Move] = []
+        empty: list[Fill] = []
         for s in loop.sliced:
             cell = inner[s.inside]
             if cell.buffer >= 0 and trips:
@@ -194,8 +202,11 @@ class _Linker:
             carry += [self._move(a, b) for a, b in copies]
             stack = self._stacked(member, trips, t.backwards, strides)
             known[t.whole] = _Cell(cell.dtype, (trips, *cell.shape), stack)
+            if loop.count is None:
+                # Trips that are not made leave nothing.
+                empty.append(Fill(stack, 0.0))
         steps = (*self._exchange(f"{name}.slice", slices), *body, *self._exchange(f"{name}.carry", carry))
-        entering = self._exchange(f"{name}.enter", enter)
+        entering: list[Step] = [Exchange(f"{name}.enter", tuple(enter), tuple(empty))] if enter or empty else []
         if loop.count is not None:
             return [*entering, Repeat(loop.count, steps, strides)]
         return [*entering, While(name, condition, steps, loop.bound, strides)]

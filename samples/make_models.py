@@ -22,6 +22,8 @@ from networks.branching import branching
 from networks.builder import save
 from networks.convolutional import efficientnet_b0, mobilenet_v2, resnet50
 from networks.llama import llama_step
+from networks.routing import detector, experts, graph_attention
+from networks.sequences import generate, mamba, t5_decoder, whisper_encoder
 from networks.transformers import bert, gpt2, vit
 from networks.unet import unet
 
@@ -50,6 +52,30 @@ NETWORKS: dict[str, tuple[str, Sizes]] = {
             "context": (512, "tokens in the cache"), "vocabulary": (32000, "tokens that there are"),
         },
     ),
+    "whisper-encoder": (
+        "the encoder of Whisper tiny",
+        {"layers": (4, LAYERS), "hidden": (384, HIDDEN), "frames": (3000, "frames of sound")},
+    ),
+    "t5-decoder": (
+        "the decoder of T5-small",
+        {"layers": (6, LAYERS), "seq": (64, SEQ), "source": (64, "tokens that the encoder has read")},
+    ),
+    "mamba": (
+        "Mamba of 130M parameters, its selective scan as a Scan",
+        {"layers": (24, LAYERS), "hidden": (768, "hidden size"), "seq": (64, SEQ)},
+    ),
+    "detector": ("a detector of one scale, with top k and non-maximum suppression", {"size": (256, SIZE)}),
+    "graph-attention": (
+        "two layers of graph attention", {"nodes": (2708, "nodes"), "edges": (10556, "edges, from and to")},
+    ),
+    "experts": (
+        "a mixture of experts, two of them for a token",
+        {"seq": (128, "tokens"), "hidden": (512, "hidden size"), "experts": (8, "experts")},
+    ),
+    "generate": (
+        "a decoder of GPT-2's kind that writes tokens in a Loop, with a cache",
+        {"layers": (2, LAYERS), "hidden": (256, HIDDEN), "tokens": (32, "tokens that are written")},
+    ),
     "branching": (
         "a network drawn at random: branches of convolutions, then of products, hardly two ops alike",
         {"ops": (1000, "ops at least"), "size": (64, SIZE)},
@@ -73,6 +99,15 @@ def build(o: argparse.Namespace) -> onnx.ModelProto:
             o.layers, o.hidden, o.hidden // 64, o.hidden // 256, o.hidden * 11 // 4, o.vocabulary, o.batch, o.context,
             o.seed,
         ),
+        "whisper-encoder": lambda: whisper_encoder(
+            o.layers, o.hidden, o.hidden // 64, 80, o.frames, o.batch, o.seed
+        ),
+        "t5-decoder": lambda: t5_decoder(o.layers, 512, 8, 2048, 32128, o.seq, o.source, o.batch, o.seed),
+        "mamba": lambda: mamba(o.layers, o.hidden, 16, 50280, o.seq, o.batch, o.seed),
+        "detector": lambda: detector(o.size, 32, 80, 100, o.batch, o.seed),
+        "graph-attention": lambda: graph_attention(o.nodes, o.edges, 1433, 8, 8, 7, o.seed),
+        "experts": lambda: experts(o.seq, o.hidden, 4 * o.hidden, o.experts, o.seed),
+        "generate": lambda: generate(o.layers, o.hidden, o.hidden // 64, 1024, o.tokens, None, o.seed),
         "branching": lambda: branching(o.ops, o.batch, o.size, o.seed),
     }  # fmt: skip
     return makers[o.network]()
@@ -104,7 +139,7 @@ def main() -> None:
     o = parser.parse_args()
     if small := [size for size in ("batch", *NETWORKS[o.network][1]) if getattr(o, size) < 1]:
         parser.error(f"--{small[0]} is at least 1")
-    heads = {"llama-step": 256, "bert-base": 64, "bert-large": 64}.get(o.network)
+    heads = {"llama-step": 256}.get(o.network, 64 if NETWORKS[o.network][1].get("hidden", ("", ""))[1] == HIDDEN else 0)
     if heads and o.hidden % heads:
         parser.error(f"--hidden is a multiple of {heads}")
     size = save(build(o), o.output, o.external)

@@ -178,7 +178,7 @@ def generate(
 ) -> onnx.ModelProto:
     """A decoder with a cache of keys and values that writes `tokens` tokens in a Loop, each the likeliest.
 
-    `first` int64 [1] -> `written` int64 [tokens] and the caches `keys` and `values` [layers, heads, tokens, hidden /
+    `first` int64 [1] -> `written` int64 [tokens, 1] and the caches `keys` and `values` [layers, heads, tokens, hidden /
     heads]. With `end` the loop goes on until that token is written: `written` then is as long as it took.
     """
     g = GraphBuilder(seed)
@@ -238,13 +238,13 @@ def generate(
         helper.make_tensor_value_info("keys.in", TensorProto.FLOAT, cache),
         helper.make_tensor_value_info("values.in", TensorProto.FLOAT, cache),
     ]
-    body.append(helper.make_node("Squeeze", ["next", axes], ["written.token"], name="written.token"))
+    body.append(helper.make_node("Identity", ["next"], ["written.token"], name="written.token"))
     results = [
         helper.make_tensor_value_info("again", TensorProto.BOOL, []),
         helper.make_tensor_value_info("next", TensorProto.INT64, [1]),
         helper.make_tensor_value_info("keys.out", TensorProto.FLOAT, cache),
         helper.make_tensor_value_info("values.out", TensorProto.FLOAT, cache),
-        helper.make_tensor_value_info("written.token", TensorProto.INT64, []),
+        helper.make_tensor_value_info("written.token", TensorProto.INT64, [1]),
     ]
     step = helper.make_graph(body, "token", formal, results)
     g.nodes.append(
@@ -253,7 +253,7 @@ def generate(
         )
     )
     model = g.model("generate", [("first", TensorProto.INT64, [1])], [("keys", cache), ("values", cache)])
-    written = helper.make_tensor_value_info("written", TensorProto.INT64, [tokens] if end is None else ["length"])
+    written = helper.make_tensor_value_info("written", TensorProto.INT64, [tokens if end is None else "length", 1])
     model.graph.output.insert(0, written)
     return model
 

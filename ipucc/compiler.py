@@ -285,8 +285,11 @@ def compile_module(
         times,
         clock.seconds,
         (
-            *remarks, *_held_types([maker.found[part].fitted.graph for part in parts]), *maker.remarks,
-            *(r for part in parts for r in maker.found[part].remarks(times)), *_misplaced(program),
+            *remarks,
+            *_held_types([maker.found[part].fitted.graph for part in parts]),
+            *maker.remarks,
+            *(r for part in parts for r in maker.found[part].remarks(times)),
+            *_misplaced(program),
         ),
         explained,
     )

@@ -196,7 +196,7 @@ def test_run_gives_the_numbers_of_the_model(ipucc, mlp, program, tmp_path, docum
     assert done.exit_code == 0, done.output
     found = document(done)
     assert set(found) == {
-        "schema", "cycles", "device_seconds", "flops", "sparse_flops", "utilisation", "outputs", "check",
+        "schema", "cycles", "decisions", "device_seconds", "flops", "sparse_flops", "utilisation", "outputs", "check",
         "wall_seconds",
     }  # fmt: skip
     assert found["schema"] == "ipucc.run/1"

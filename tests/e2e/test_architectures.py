@@ -10,7 +10,7 @@ from networks.tiny import TINY, inputs_of
 import ipucc
 from ipucc.oracle import check
 
-QUICK = {"whisper-encoder", "experts", "generate-until"}
+QUICK = {"experts", "generate-until"}
 """The others take longer than tests should."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import parser
 
 from ipucc.diagnostics import CompileError
-from ipucc.frontend import load_model
+from ipucc.frontend import Branch, Part, load_model, load_module, parts_of
 from ipucc.graph.edit import describe
 
 HEADER = '<ir_version: 10, opset_import: ["": %d]>\n'
@@ -70,13 +70,15 @@ def test_an_open_branch_stays() -> None:
     text = "g (bool c, float[2] x) => (float[2] y) { o = Identity(x) y = If (c) <then_branch = t () => (float[2] p) "
     text += "{ p = Identity(o) }, else_branch = e () => (float[2] p) "
     text += "{ k = Constant<value_floats=[1.0,2.0]>() p = Add(x, k) }> }"
-    model = load(text)
-    assert ops(model) == ["If"]
-    assert len(model.graph.initializers) == 1
-    bodies = [attribute.as_graph() for attribute in next(iter(model.graph)).attributes.values()]
-    assert not any(body.initializers for body in bodies)
-    values = names([v for graph in (model.graph, *bodies) for node in graph for v in node.outputs])
-    assert len(set(values)) == len(values)
+    module = load_module(parser.parse_model(HEADER % 17 + text))
+    head, branch = module.region
+    assert isinstance(head, Part)
+    assert isinstance(branch, Branch)
+    assert ops(head.model) == ["Reshape"]
+    assert [ops(part.model) for part in parts_of(branch.then)] == [["Identity"]]
+    assert [ops(part.model) for part in parts_of(branch.otherwise)] == [["Add"]]
+    # The input of the model is no value that a part hands to another.
+    assert all(not part.received for part in parts_of(module.region))
 
 
 def test_the_shape_chain_of_an_exporter_becomes_one_reshape() -> None:

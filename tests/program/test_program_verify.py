@@ -9,7 +9,21 @@ import pytest
 
 from ipucc.codelets.matmul import MatMul
 from ipucc.diagnostics import CompileError
-from ipucc.program.model import Binding, Call, Compute, Exchange, HostRead, HostWrite, Move, Program, Repeat, Step
+from ipucc.program.model import (
+    Binding,
+    Buffer,
+    Call,
+    Compute,
+    Exchange,
+    HostRead,
+    HostWrite,
+    If,
+    Move,
+    Program,
+    Repeat,
+    Step,
+    While,
+)
 from ipucc.program.verify import RULES, verify_program
 from ipucc.tiles.intersect import Track
 from ipucc.tiles.layout import Layout
@@ -243,7 +257,30 @@ def unwritten_member_of_a_stack(p: Program) -> None:
     del p.steps[at]
 
 
+def condition_of_numbers(p: Program) -> None:
+    at, step = exchange(p)
+    p.steps[at] = If("branch", step.moves[0].src, (step,), ())
+
+
+def unbounded_strides(p: Program) -> None:
+    at, step = exchange(p)
+    p.steps[at] = While("loop", step.moves[0].src, (step,), None, {step.moves[0].dst: 16})
+
+
+def written_in_one_branch(p: Program) -> None:
+    """Every tile has the condition; what only one of the branches writes is read behind them."""
+    at, step = exchange(p)
+    p.buffers.append(Buffer("c", "bool", Layout((), (), np.arange(p.target.tiles, dtype=np.int32), 1, 0)))
+    p.buffers[-1].offset = p.target.tile_bytes - 16
+    p.weights["c"] = np.array(True)
+    p.steps[at] = If("branch", len(p.buffers) - 1, (step,), ())
+    p.steps.insert(0, HostWrite("c", len(p.buffers) - 1, View.identity(())))
+
+
 BROKEN: list[tuple[str, str, Break, str]] = [
+    ("structure", "mlp", unbounded_strides, "a bound is at least 1"),
+    ("conditions", "mlp", condition_of_numbers, "is not one bool on every tile"),
+    ("reads", "mlp", written_in_one_branch, "before anything is written"),
     ("structure", "mlp", unknown_function, "no such function"),
     ("structure", "mlp", endless_function, "call themselves"),
     ("structure", "mlp", empty_loop, "at least once"),

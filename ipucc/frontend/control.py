@@ -125,6 +125,10 @@ def cut(model: ir.Model, node: ir.Node, received: frozenset[str], load: Import) 
     Raises IPU0330 to IPU0334 for what a program cannot do, CompileError of `load`.
     """
     graph = model.graph
+    for value in (*node.inputs, *node.outputs):
+        if value is not None and value.type is not None and not isinstance(value.type, ir.TensorType):
+            raise error("IPU0119", f'"{value.name}" is no tensor; only tensors are supported', node=describe(node),
+                        op=node.op_type)  # fmt: skip
     made = {"If": _branch, "Loop": _loop, "Scan": _scan}[node.op_type](node, _Bodies(model, received, load))
     outputs = list(graph.outputs)
     late: set[ir.Value] = {*made.results, *node.outputs}

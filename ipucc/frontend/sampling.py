@@ -170,7 +170,14 @@ class Sampler:
         else:
             found = e.op("Sub", e.op("Mul", up, self.number(size / 2)), self.number(0.5))
         if self.padding == "border":
-            return e.op("Clip", found, self.number(0.0), self.number(size - 1.0))
+            held = e.op("Clip", found, self.number(0.0), self.number(size - 1.0))
+            if self.mode != "cubic" or self.corners:
+                return held
+            # The border lies half an element outside, and what lies before it is interpolated.
+            beyond = e.op(
+                "Greater", e.op("Abs", e.op("Sub", found, self.number((size - 1) / 2))), self.number(size / 2)
+            )
+            return e.op("Where", beyond, held, found)
         if self.padding != "reflection":
             return found
         # The nearest element is that of the place outside: half a step from it, the mirror image lies by another.

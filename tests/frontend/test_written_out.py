@@ -190,13 +190,16 @@ def test_the_boxes_of_a_detector(machine_file):
     assert_like_onnxruntime(machine_file, onnx.parser.parse_model(text), feeds)
 
 
-def test_the_nearest_place_is_taken_before_it_is_mirrored(machine_file):
+@pytest.mark.parametrize(("mode", "padding"), [("nearest", "reflection"), ("cubic", "border")])
+def test_places_about_the_border(machine_file, mode, padding):
+    """The nearest place is taken before it is mirrored; what lies before the border is interpolated."""
     model = onnx.parser.parse_model(
-        """<ir_version: 10, opset_import: ["": 22]> g (float[1,1,8,1] x, float[1,2,1,2] grid) => (float[1,1,2,1] y) {
-            y = GridSample <align_corners = 0, mode = "nearest", padding_mode = "reflection"> (x, grid)
-        }"""
+        f"""<ir_version: 10, opset_import: ["": 22]> g (float[1,1,8,1] x, float[1,6,1,2] grid) => (float[1,1,6,1] y) {{
+            y = GridSample <align_corners = 0, mode = "{mode}", padding_mode = "{padding}"> (x, grid)
+        }}"""
     )
-    feeds = {"x": np.arange(8, dtype=np.float32).reshape(1, 1, 8, 1)}
-    feeds["grid"] = np.float32([[0, -1.25], [0, 1.5]]).reshape(1, 2, 1, 2)
+    feeds = {"x": (np.arange(8, dtype=np.float32) % 3).reshape(1, 1, 8, 1)}
+    feeds["grid"] = np.stack([np.zeros(6), [-1.25, -0.95, 0.1, 0.97, 1.2, 1.5]], 1).astype(np.float32)[None, :, None]
     got = ipucc.compile(model, target=str(machine_file(tiles=8)), solver="greedy", effort="fast").run(feeds)
-    np.testing.assert_array_equal(got.outputs["y"], ReferenceEvaluator(model).run(None, feeds)[0])
+    wanted = ReferenceEvaluator(model).run(None, feeds)[0]
+    np.testing.assert_allclose(got.outputs["y"], wanted, rtol=1e-5, atol=1e-5)

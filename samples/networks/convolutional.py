@@ -94,9 +94,10 @@ def mobilenet_v2(batch: int, size: int, classes: int, seed: int, stages: Stages 
 
 
 def efficientnet_b0(
-    batch: int, size: int, classes: int, seed: int, stages: Stages = EFFICIENTNET_B0
+    batch: int, size: int, classes: int, seed: int, stages: Stages = EFFICIENTNET_B0, group: int = 1
 ) -> onnx.ModelProto:
-    """EfficientNet-B0 (Tan and Le, arXiv 1905.11946): swish, squeeze and excite, windows of 3 and 5.
+    """EfficientNet-B0 (Tan and Le, arXiv 1905.11946): swish, squeeze and excite, windows of 3 and 5, in groups of
+    `group` channels: 1 as published, 16 after Masters et al., arXiv 2106.03640.
 
     `image` [batch, 3, size, size] -> `logits` [batch, classes]. Windows are padded by half on all sides.
     """
@@ -127,7 +128,7 @@ def efficientnet_b0(
             if expand > 1:
                 y = conv(x, f"{at}.expand", channels, inner, 1)
                 gain = SWISH_GAIN
-            y = conv(y, f"{at}.depthwise", inner, inner, window, step, groups=inner, gain=gain)
+            y = conv(y, f"{at}.depthwise", inner, inner, window, step, groups=inner // group, gain=gain)
             y = excite(y, f"{at}.excite", inner, max(1, channels // 4))
             residual = step == 1 and channels == width
             y = g.conv(y, f"{at}.project.conv", inner, width, 1, gain=GATE_GAIN)

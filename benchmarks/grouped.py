@@ -132,8 +132,8 @@ def main(target: str, document: Path | None) -> None:
     click.echo()
     click.echo(table("windows alone, by the channels of a group", ("layer", *names), rows))
     if document is not None:
-        found = {"schema": "ipucc.grouped/1", "networks": [asdict(f) for f in whole], "layers": [asdict(f) for f in alone]}
-        document.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        tables = {"networks": [asdict(f) for f in whole], "layers": [asdict(f) for f in alone]}
+        document.write_text(json.dumps({"schema": "ipucc.grouped/1"} | tables, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def onnx_model(body: str, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_rows_of_models_that_compile_and_of_one_that_does_not(tmp_path):
     layers, large, out = tmp_path / "layers.onnx", tmp_path / "large.onnx", tmp_path / "rows.json"
     save(bert("layers", 3, 32, 2, batch=1, seq=8, pooler=False, seed=0), layers, external=False)

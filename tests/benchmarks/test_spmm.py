@@ -90,6 +90,7 @@ def test_the_vendors_sparse_plan_keeps_its_limits():
         assert plan.scheme.count * plan.parts <= bow.tiles
 
 
+@pytest.mark.slow
 def test_even_masks_are_even_and_give_up_score(tmp_path):
     out = tmp_path / "rows.json"
     digits = ROOT / "samples" / "digits" / "digits.onnx"

@@ -65,6 +65,11 @@ class ComputeSet:
             if len(fills) != len(bound):
                 raise self._wrong("IPU1004", f"{len(fills)} fills for {len(bound)} operands")
             bound = [Binding(b.buffer, b.cells, float(f)) for b, f in zip(bound, fills, strict=True)]
+        reads, writes = codelet.streams
+        if max((*codelet.wide, *reads), default=-1) >= len(bound) or max(writes, default=-1) >= len(written):
+            raise self._wrong(
+                "IPU1004", f"codelet {codelet.name!r} takes more than {len(bound)} operands and {len(written)} results"
+            )
         own = {f"d{d}": (first, d) for d in range(len(first.shape))} if axes is None else axes
         picked = None if workers is None else self._table(workers, at.size, "workers")
         self.groups.append(

@@ -9,6 +9,7 @@ import pytest
 from ipucc.api import Executable
 from ipucc.builder import Builder, Codelet, linear
 from ipucc.codelets.matmul import MatMul
+from ipucc.diagnostics import CompileError
 from ipucc.program.model import Compute, Repeat
 from ipucc.program.regions import Regions
 from ipucc.program.timing import program_times
@@ -140,3 +141,11 @@ def test_before_addresses_are_given_nothing_is_slower() -> None:
     step = next(s for s in program.steps if isinstance(s, Compute))
     assert not Regions(program).narrow(step)
     assert Regions(program).accesses(step) == 1
+
+
+def test_a_product_without_its_weights_is_refused() -> None:
+    b = Builder(GC200)
+    x, y = b.variable("x", "float16", (M, K), linear(1)), b.variable("y", "float16", (M, N), linear(1))
+    b.write(x)
+    with pytest.raises(CompileError, match="IPU1004"):
+        b.compute("product", PRODUCT, [x], [y], axes={"m": (x, 0), "k": (x, 1), "n": (y, 1)})

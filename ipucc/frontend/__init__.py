@@ -1,9 +1,9 @@
 """ONNX in: load, convert the opset, inline functions, bind dimensions, fold, name every unsupported node."""
 
-from ipucc.frontend.control import Branch, Loop, Part, Region, parts_of
 from ipucc.frontend.files import ModelSource
 from ipucc.frontend.importer import Module, load_model, load_module, straight
 from ipucc.frontend.native import NATIVE_OPS
+from ipucc.frontend.region import Branch, Loop, Part, Region, parts_of
 from ipucc.frontend.unsupported import unsupported_nodes
 from ipucc.graph.tensors import MissingTensor
 

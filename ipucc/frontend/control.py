@@ -1,8 +1,8 @@
 """Control flow that data decides: a model with it falls apart into straight parts, loops and branches.
 
 A part is a model of its own, with static shapes and nothing to decide; values go from part to part by name. Loops and
-branches say what is carried, and hold the parts of their bodies. What can be decided or written out while compiling has
-been before (`ipucc.frontend.simplify`).
+branches (`ipucc.frontend.region`) say what is carried, and hold the parts of their bodies. What can be decided or
+written out while compiling has been before (`ipucc.frontend.simplify`).
 """
 
 import json
@@ -16,86 +16,18 @@ import onnx_ir as ir
 
 from ipucc.diagnostics import error
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
+from ipucc.frontend.region import Branch, Carried, Loop, Part, Region, Sliced, Stacked
 from ipucc.frontend.shapes import infer_shapes
 from ipucc.frontend.unroll import stays_true
 from ipucc.graph.bounded_schemas import TRIMMED
 from ipucc.graph.edit import EXTENTS, describe
 
-__all__ = [
-    "Branch", "Carried", "Loop", "Part", "Region", "Signature", "Sliced", "Stacked", "cut", "first_control", "parts_of",
-]  # fmt: skip
+__all__ = ["Signature", "cut", "first_control"]
 
 CONTROL: Final = frozenset(("If", "Loop", "Scan"))
 _UNBOUNDED: Final = 1 << 31
 
 
-@dataclass(eq=False)
-class Part:
-    """A straight model. `received` are the inputs that other parts hand on to it, `handed` the outputs that others
-    receive; both lie on the tiles all the time."""
-
-    model: ir.Model
-    received: frozenset[str]
-    handed: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Carried:
-    """A value that a loop carries: what it is before the first trip, its name within a trip, what a trip makes of it,
-    and its name behind the loop."""
-
-    before: str
-    inside: str
-    after: str
-    result: str
-
-
-@dataclass(frozen=True)
-class Sliced:
-    """A value of which trip i reads slice i along its first dimension, or the i-th from behind."""
-
-    whole: str
-    inside: str
-    backwards: bool
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """A value of which trip i makes slice i along its first dimension, or the i-th from behind."""
-
-    inside: str
-    whole: str
-    backwards: bool
-
-
-@dataclass(eq=False)
-class Loop:
-    """`body` is run `count` times; where that is None as long as the carried value that is called `condition` inside
-    holds, but no more than `bound` times if there is a bound."""
-
-    name: str
-    count: int | None
-    bound: int | None
-    condition: str | None
-    carried: tuple[Carried, ...]
-    sliced: tuple[Sliced, ...]
-    stacked: tuple[Stacked, ...]
-    body: "Region"
-
-
-@dataclass(eq=False)
-class Branch:
-    """`then` where the value `condition` holds, else `otherwise`. Results are (name behind, name in then, name in
-    otherwise)."""
-
-    name: str
-    condition: str
-    results: tuple[tuple[str, str, str], ...]
-    then: "Region"
-    otherwise: "Region"
-
-
-Region = list[Part | Loop | Branch]
 Signature = Mapping[str, tuple[ir.TypeProtocol, ir.Shape]]
 Import = Callable[[ir.Model, frozenset[str]], tuple[Region, Signature]]
 """Imports a model whose inputs have types and shapes, some of them received; types and shapes of its outputs too."""
@@ -104,18 +36,6 @@ Import = Callable[[ir.Model, frozenset[str]], tuple[Region, Signature]]
 def first_control(model: ir.Model) -> ir.Node | None:
     """The first If, Loop or Scan of a model, in topological order."""
     return next((node for node in model.graph if node.domain == "" and node.op_type in CONTROL), None)
-
-
-def parts_of(region: Region) -> Iterator[Part]:
-    """All straight parts of a region in order of the text, those of bodies and branches included."""
-    for item in region:
-        if isinstance(item, Part):
-            yield item
-        elif isinstance(item, Loop):
-            yield from parts_of(item.body)
-        else:
-            yield from parts_of(item.then)
-            yield from parts_of(item.otherwise)
 
 
 def cut(model: ir.Model, node: ir.Node, received: frozenset[str], load: Import) -> tuple[Region, Signature]:

@@ -14,7 +14,7 @@ from ipucc.diagnostics import CompileError, error
 from ipucc.frontend.attention import expand_attention
 from ipucc.frontend.bind import bind_values, bound_shapes
 from ipucc.frontend.contrib import rewrite_contrib
-from ipucc.frontend.control import Part, Region, Signature, cut, first_control, parts_of
+from ipucc.frontend.control import Signature, cut, first_control
 from ipucc.frontend.decompose import decompose
 from ipucc.frontend.dims import bind_dims
 from ipucc.frontend.extents import move_trims, stuck_trims, take_trims
@@ -23,6 +23,7 @@ from ipucc.frontend.functions import inline_local_functions, inline_schema_funct
 from ipucc.frontend.native import NATIVE_OPS
 from ipucc.frontend.opset import complete_imports, convert_opset, raise_ir_version
 from ipucc.frontend.origin import name_nodes
+from ipucc.frontend.region import Part, Region, parts_of
 from ipucc.frontend.shapes import check_static, forget_shapes
 from ipucc.frontend.simplify import fix_names, scalar_ranges, settle, tidy
 from ipucc.frontend.unsupported import unsupported_nodes

@@ -15,6 +15,7 @@ from ipucc.frontend import bounded, placing, quantise, sampling, spectral, train
 from ipucc.frontend.einsum import einsum
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
 from ipucc.frontend.recurrent import recurrent
+from ipucc.frontend.slicing import range_by_data, slice_by_data
 from ipucc.graph.edit import REFUSED
 
 __all__ = ["decompose"]
@@ -178,9 +179,11 @@ _RULES: Final[dict[str, Rule]] = {
     "QLinearMatMul": quantise.qlinear_matmul,
     "QuantizeLinear": quantise.quantize_linear,
     "RNN": recurrent,
+    "Range": range_by_data,
     "ReverseSequence": placing.reverse_sequence,
     "RoiAlign": sampling.roi_align,
     "STFT": spectral.stft,
+    "Slice": slice_by_data,
     "TensorScatter": placing.tensor_scatter,
     "Unique": bounded.unique,
 }

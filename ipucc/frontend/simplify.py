@@ -10,6 +10,7 @@ from onnx_ir.passes.common import (
 )
 
 from ipucc.frontend.shapes import forget_symbols, infer_shapes
+from ipucc.frontend.trips import count_trips
 from ipucc.frontend.unroll import unroll_loops
 from ipucc.graph.edit import all_graphs
 from ipucc.graph.fold import fold_constants
@@ -28,7 +29,8 @@ def settle(model: ir.Model, where: str | None = None) -> None:
     for _ in range(_MAX_ROUNDS):
         RemoveUnusedNodesPass()(model)
         infer_shapes(model, where)
-        changed = fold_constants(model) + take_decided_branches(model) + remove_identities(model) + unroll_loops(model)
+        changed = fold_constants(model) + take_decided_branches(model) + remove_identities(model)
+        changed += count_trips(model) + unroll_loops(model)
         if not changed:
             return
         forget_symbols(model)

@@ -35,7 +35,7 @@ def _scan(node: ir.Node) -> bool:
             zip(node.attributes.get_ints("scan_input_axes", [0] * scans), shapes, strict=True)]  # fmt: skip
     backwards = node.attributes.get_ints("scan_input_directions", [0] * scans)
     lengths = {(shape or ())[axis] for axis, shape in zip(axes, shapes, strict=True)}
-    if len(lengths) != 1 or (trips := lengths.pop()) * len(body) > _MAX_NODES or trips < 1:
+    if len(lengths) != 1 or (trips := lengths.pop()) * _size(body) > _MAX_NODES or trips < 1:
         return False
     e = Emitter(node)
     carried = [value for value in node.inputs[:states] if value is not None]
@@ -70,7 +70,7 @@ def _loop(node: ir.Node) -> bool:
     if first is not None and not bool(first.reshape(-1)[0]):
         trips = 0
     stays = stays_true(body)
-    if not stays or trips * len(body) > _MAX_NODES or (trips < 1 and len(body.outputs) > len(node.inputs) - 1):
+    if not stays or trips * _size(body) > _MAX_NODES or (trips < 1 and len(body.outputs) > len(node.inputs) - 1):
         return False
     e = Emitter(node)
     carried = [value for value in node.inputs[2:] if value is not None]
@@ -85,6 +85,11 @@ def _loop(node: ir.Node) -> bool:
     joined = [_stack(e, found, 0, inner) for found, inner in zip(stacked, body.outputs[1 + states :], strict=True)]
     e.finish(*carried, *joined)
     return True
+
+
+def _size(body: ir.Graph) -> int:
+    """The nodes of a body, those of bodies within it included."""
+    return sum(1 for _ in body.all_nodes())
 
 
 def stays_true(body: ir.Graph) -> bool:
@@ -109,16 +114,18 @@ def stays_true(body: ir.Graph) -> bool:
 def _trip(e: Emitter, body: ir.Graph, given: Sequence[ir.Value], trip: int) -> list[ir.Value]:
     """A copy of the body before the loop, its inputs replaced; its results."""
     copy = body.clone(allow_outer_scope_values=True)
-    for value, new in zip(copy.inputs, given, strict=True):
-        value.replace_all_uses_with(new, replace_graph_outputs=True)
-    results = list(copy.outputs)
+    # A value that is no node's belongs to one graph, so that it cannot be an output of this one in between.
+    results, known = list(copy.outputs), dict(zip(copy.inputs, given, strict=True))
+    results = [known.get(value, value) for value in results]
+    copy.outputs.clear()
+    for value, new in known.items():
+        value.replace_all_uses_with(new)
     for value in list(copy.initializers.values()):
         name = str(value.name)
         del copy.initializers[name]
         value.name = f"{e.prefix}/{trip}/{name}"
         e.graph.register_initializer(value)
     inner = list(copy)
-    copy.outputs.clear()
     copy.remove(inner)
     for node in inner:
         node.name = f"{e.prefix}/{trip}/{node.name}"

@@ -1,23 +1,19 @@
 """Loops and branches that data decides, and loops that are too long to be written out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import parser
-from onnx.reference import ReferenceEvaluator
 
 import ipucc
 from ipucc.diagnostics import CompileError
 
 Array = NDArray[np.generic]
 Runs = Callable[..., ipucc.Executable]
-
-HEADER = '<ir_version: 10, opset_import: ["": 20]>\n'
+Parsed = Callable[[str], onnx.ModelProto]
 
 WHILE = """g (float[4,16] x, float[16,16] w) => (float[4,16] y, int64 n) {
   most = Constant<value: tensor = int64 {%s}>()  go = Constant<value: tensor = bool {1}>()
@@ -79,36 +75,6 @@ SCAN = """g (float[40,6] x, float[6] h0, float[40] gain) => (float[6] h, float[6
 }"""
 
 
-@pytest.fixture
-def runs(machine_file: Callable[..., Path], tmp_path: Path) -> Runs:
-    """Compiles a model and runs it, plain and checked, against two references; predictions must be what is counted."""
-
-    def check(model: onnx.ModelProto | str, feeds: list[Mapping[str, Array]], tolerance: float = 1e-5, **options: str
-              ) -> ipucc.Executable:  # fmt: skip
-        proto = parser.parse_model(HEADER + model) if isinstance(model, str) else model
-        exe = ipucc.compile(proto, target=str(machine_file(tiles=8)), effort="fast", **options)  # type: ignore[arg-type]
-        exe.save(tmp_path / "p.ipux")
-        read = ipucc.load(tmp_path / "p.ipux")
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        for given in feeds:
-            results = [exe.run(given, checked=True), read.run(given)]
-            answers = [session.run(None, dict(given))]
-            # onnx's evaluator knows no other direction of a Scan, makes columns of numbers, and does not mind the
-            # lengths of a recurrence.
-            if "tops" not in results[0].outputs and "len" not in given:
-                answers.append(ReferenceEvaluator(proto).run(None, dict(given)))
-            for wanted in answers:
-                for (name, got), want in zip(results[0].outputs.items(), wanted, strict=True):
-                    assert got.shape == np.shape(want), name
-                    scale = np.abs(want).max(initial=1.0)
-                    assert np.abs(got.astype(np.float64) - want).max(initial=0.0) <= tolerance * scale, name
-            assert results[0].cycles == results[1].cycles
-            assert exe.predict(results[0].decisions) == results[0].cycles
-        return exe
-
-    return check
-
-
 def drawn(*shape: int, seed: int = 0, scale: float = 1.0) -> NDArray[np.float32]:
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
@@ -124,10 +90,10 @@ def test_a_loop_goes_on_while_its_condition_holds(runs: Runs, most: int) -> None
 
 
 def test_a_loop_that_never_ends_is_found_out(
-    machine_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    machine_file: Callable[..., Path], parsed: Parsed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ipucc.runtime.engine._MAX_TRIPS", 20)
-    exe = ipucc.compile(parser.parse_model(HEADER + WHILE % 2**62), target=str(machine_file(tiles=8)), effort="fast")
+    exe = ipucc.compile(parsed(WHILE % 2**62), target=str(machine_file(tiles=8)), effort="fast")
     with pytest.raises(CompileError) as caught:
         exe.run({"x": drawn(4, 16), "w": np.zeros((16, 16), np.float32)})
     assert [d.id for d in caught.value.diagnostics] == ["IPU0710"]
@@ -172,7 +138,9 @@ def test_control_flow_in_half_precision(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(("op", "direction", "lengths"), [("LSTM", "reverse", True), ("GRU", "bidirectional", False)])
-def test_a_long_recurrence_is_one_step_in_a_loop(runs: Runs, op: str, direction: str, lengths: bool) -> None:
+def test_a_long_recurrence_is_one_step_in_a_loop(
+    runs: Runs, parsed: Parsed, op: str, direction: str, lengths: bool
+) -> None:
     gates, ways = {"LSTM": 4, "GRU": 3}[op], 2 if direction == "bidirectional" else 1
     outs = "y, h, c" if op == "LSTM" else "y, h"
     last = f", float[{ways},3,8] c" if op == "LSTM" else ""
@@ -180,7 +148,7 @@ def test_a_long_recurrence_is_one_step_in_a_loop(runs: Runs, op: str, direction:
     text = f"""g (float[40,3,5] x{more}) => (float[40,{ways},3,8] y, float[{ways},3,8] h{last}) {{
       {outs} = {op}<hidden_size=8, direction="{direction}">(x, w, r, b{given})
     }}"""
-    model = parser.parse_model(HEADER + text)
+    model = parsed(text)
     for name, shape in (("w", (ways, 8 * gates, 5)), ("r", (ways, 8 * gates, 8)), ("b", (ways, 16 * gates))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(drawn(*shape, scale=0.3), name))
     feeds: dict[str, Array] = {"x": drawn(40, 3, 5)}
@@ -207,14 +175,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("id", BAD)
-def test_what_a_program_cannot_do_is_refused_by_name(id: str) -> None:
+def test_what_a_program_cannot_do_is_refused_by_name(parsed: Parsed, id: str) -> None:
     with pytest.raises(CompileError) as caught:
-        ipucc.compile(parser.parse_model(HEADER + BAD[id]))
+        ipucc.compile(parsed(BAD[id]))
     assert [d.id for d in caught.value.diagnostics] == [id]
 
 
-def test_decisions_that_a_program_cannot_take(machine_file: Callable[..., Path]) -> None:
-    exe = ipucc.compile(parser.parse_model(HEADER + WHILE % 50), target=str(machine_file(tiles=8)), effort="fast")
+def test_decisions_that_a_program_cannot_take(machine_file: Callable[..., Path], parsed: Parsed) -> None:
+    exe = ipucc.compile(parsed(WHILE % 50), target=str(machine_file(tiles=8)), effort="fast")
     for decisions, id in (({"z": 1}, "IPU0711"), ({"y": 51}, "IPU0712"), ({"y": [3, -1]}, "IPU0712")):
         with pytest.raises(CompileError) as caught:
             exe.predict(decisions)

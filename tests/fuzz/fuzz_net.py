@@ -1,9 +1,10 @@
 """Random typed graphs under construction: every node is computed as it is added.
 
 The values are at hand while a graph grows, so that an op is only added where it has a meaning: shapes and indices fit,
-results are finite, integers do not wrap. Beside every value goes a bound of what roundings may make of it: results are
-computed again from operands that are off by their bounds, and an op that answers with another integer, or blows its
-operands' errors up, is not added. What is left must be met by whoever computes the graph.
+results are finite, integers do not wrap. Two oracles compute each of them from the same operands. Beside every value
+goes a bound of what roundings may make of it: results are computed again from operands that are off by their bounds,
+and an op that answers with another integer, or blows its operands' errors up, is not added. What is left must be met by
+whoever computes the graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +16,12 @@ import numpy as np
 import onnx
 import onnx.printer
 import onnx.shape_inference
+from fuzz_oracles import Unknown, computed, why_parted
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-__all__ = ["FLOATS", "INTEGERS", "Net", "Rejected", "Value", "nets"]
+__all__ = ["FLOATS", "INTEGERS", "MARGIN", "Net", "Rejected", "Value", "nets"]
 
 Array = NDArray[Any]
 Make = Callable[["Net"], None]
@@ -34,6 +35,8 @@ ROUNDING: Final = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
 """What a few roundings make of a value of a type, relative to the largest magnitude."""
 ILL: Final = 0.02
 """A result whose bound is a larger share of its magnitude says nothing."""
+MARGIN: Final = 4.0
+"""Bounds are estimates: results may be off by so many times as much."""
 STEP: Final = 2.0**-6
 """Numbers that are multiples of it, up to 16, are added and multiplied without rounding in float32, a few times."""
 
@@ -83,6 +86,8 @@ class Net:
     inputs: list[str] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    parted: list[str] = field(default_factory=list)
+    """Why the oracles part at some of the nodes."""
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """How hypothesis prints a graph."""
@@ -153,6 +158,9 @@ class Net:
             if any(d.HasField("dim_value") and d.dim_value != n for d, n in zip(shape, array.shape, strict=False)):
                 raise Rejected("inferred otherwise")  # a fault of the evaluator
         bounds = self._bounds(op, node, operands, found)
+        given = {n: v.array for n, v in zip(_names(node), operands, strict=True)}
+        if why := why_parted(alone, given, found, [MARGIN * bound for bound in bounds]):
+            self.parted.append(why)
         for name, array, bound in zip(names, found, bounds, strict=True):
             self.values[name] = Value(array, bound)
         self.nodes.append(node)
@@ -170,14 +178,12 @@ class Net:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
 
     def _computed(self, node: onnx.NodeProto, arrays: Sequence[Array]) -> list[Array]:
+        given = dict(zip(_names(node), arrays, strict=True))
         try:
-            with np.errstate(all="ignore"):
-                given = dict(zip(_names(node), arrays, strict=True))
-                found = ReferenceEvaluator(self._alone(node, arrays)).run(None, given)
-        except Exception as failure:  # the evaluator raises errors of many kinds
+            found = computed(self._alone(node, arrays), given)
+        except Unknown as failure:
             raise Rejected(str(failure)) from failure
-        arrays = [np.asarray(a) for a in found]
-        for a in arrays:
+        for a in found:
             if a.dtype.name not in (*FLOATS, *INTEGERS, "bool", "int16", "uint32", "uint16", "bfloat16"):
                 raise Rejected(a.dtype.name)
             if not 0 < a.size <= MOST_ELEMENTS or a.ndim > 5:
@@ -186,7 +192,7 @@ class Net:
                 raise Rejected("large")
             if _is_float(a) and not np.abs(a.astype(np.float64)).max() < 1000:  # NaN among them
                 raise Rejected("large")
-        return arrays
+        return found
 
     def _bounds(self, op: str, node: onnx.NodeProto, operands: Sequence[Value], found: Sequence[Array]) -> list[float]:
         exact = all(v.error == 0 for v in operands)
@@ -291,11 +297,11 @@ def nets(draw: st.DrawFn, ops: Sequence[Make], halves: bool = False, most: int =
     wanted = draw(st.integers(2, most))
     for _ in range(3 * wanted):
         op = draw(st.sampled_from(ops))
-        before = dict(net.values), list(net.nodes), list(net.inputs), list(net.constants)
+        before = dict(net.values), list(net.nodes), list(net.inputs), list(net.constants), list(net.parted)
         try:
             op(net)
         except Rejected:
-            net.values, net.nodes, net.inputs, net.constants = before
+            net.values, net.nodes, net.inputs, net.constants, net.parted = before
         if len(net.nodes) >= wanted:
             break
     if not net.nodes:

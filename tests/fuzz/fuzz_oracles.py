@@ -48,17 +48,24 @@ def _nearest(node: onnx.NodeProto, attributes: Attributes) -> bool:
     return attributes.get("mode", b"nearest") == b"nearest"
 
 
-Faults = Mapping[str, tuple[Callable[[onnx.NodeProto, Attributes], bool], str]]
+def _corners(node: onnx.NodeProto, attributes: Attributes) -> bool:
+    return attributes.get("coordinate_transformation_mode") == b"align_corners"
+
+
+Faults = Mapping[str, Sequence[tuple[Callable[[onnx.NodeProto, Attributes], bool], str]]]
 EVALUATOR_FAULTS: Final[Faults] = {
-    **dict.fromkeys(("QLinearConv", "QLinearMatMul"), (_always, "it adds the zero point before it rounds")),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), (_sequence_lens, "it ignores the lengths of the sequences")),
-    "ConvTranspose": (_grouped, "it gives every group the weights and the bias of the first ones"),
-    "LRN": (_always, "it goes over as many channels as the batch has entries"),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul"), ((_always, "it adds the zero point before it rounds"),)),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), ((_sequence_lens, "it ignores the lengths of the sequences"),)),
+    "ConvTranspose": ((_grouped, "it gives groups the weights and the bias of others"),),
+    "LRN": ((_always, "it goes over as many channels as the batch has entries"),),
 }
 """Ops that the evaluator computes wrongly: of which nodes, and how."""
 ONNXRUNTIME_FAULTS: Final[Faults] = {
-    "GridSample": (_cubic, "it clamps the point before it takes its neighbours, not each neighbour"),
-    "Resize": (_nearest, "it works out in float32 which element is nearest, and ties fall elsewhere"),
+    "GridSample": ((_cubic, "it clamps the point before it takes its neighbours, not each neighbour"),),
+    "Resize": (
+        (_nearest, "it works out in float32 which element is nearest, and ties fall elsewhere"),
+        (_corners, "its corners are those of the rounded size, and not of scale times size"),
+    ),
 }
 """Ops that onnxruntime computes otherwise: of which nodes, and how."""
 
@@ -116,9 +123,8 @@ def _differ(found: Sequence[Array], wanted: Sequence[Array], allowed: Sequence[f
 
 def _fault(faults: Faults, node: onnx.NodeProto) -> str:
     """What is wrong with an oracle's answer for a node; empty where nothing is."""
-    applies, reason = faults.get(node.op_type, (None, ""))
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return reason if applies is not None and applies(node, attributes) else ""
+    return next((why for applies, why in faults.get(node.op_type, ()) if applies(node, attributes)), "")
 
 
 def _onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array] | None:

@@ -15,7 +15,7 @@ INLINED = ["test_hardswish", "test_reduce_log_sum_exp_keepdims_example"]
 
 
 def test_both_forms_have_the_same_results() -> None:
-    named = dict((twin, native) for native, twin in forms.twins())
+    named = {twin: native for native, twin in forms.twins()}
     jobs = [*((named[twin], twin) for twin in EXPANDED), *((name, "") for name in INLINED)]
     pairs = forms.run_all(jobs, processes=1)
     assert [pair.name for pair in pairs] == [*EXPANDED, *INLINED]

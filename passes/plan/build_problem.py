@@ -12,7 +12,7 @@ import numpy as np
 from ipucc.code_digest import foreign_code
 from ipucc.codelets.base import Codelet
 from ipucc.dtypes import itemsize
-from ipucc.ops.graph import TileGraph, TileTensor, live_results
+from ipucc.ops.graph import TileGraph, TileTensor, live_results, tensor_bytes
 from ipucc.ops.spec import Along, Operand, Source, Span, TileOp
 from ipucc.passes.plan.aligned import aligned_cuts
 from ipucc.passes.plan.candidate import candidate
@@ -28,7 +28,7 @@ from ipucc.passes.plan.resting import home_layout, spread_layout
 from ipucc.target import Target
 from ipucc.tiles.layout import Layout
 
-__all__ = ["build_problem", "candidate_of", "outline_problem"]
+__all__ = ["build_problem", "candidate_of", "outline_problem", "weights_beside"]
 
 
 def build_problem(
@@ -38,13 +38,16 @@ def build_problem(
     keep: int,
     outlined: Callable[[Problem], None] | None = None,
     known: Known | None = None,
+    beside_weights: bool = False,
 ) -> Problem:
     """Candidates of every op (equal ops share theirs) and the cost tables of every edge (equal edges likewise).
 
+    `budget` is the memory of a tile in bytes that one op may take, or, `beside_weights`, that it may take with the
+    weights and inputs of all others (`weights_beside`): plans then come in the serial steps that this asks for.
     `outlined` gets the problem before its edges are priced, and may refuse it. `known` is filled and used again; it
     must be of the same target.
     """
-    maker = _Maker(graph, target, budget, keep, Known(target) if known is None else known)
+    maker = _Maker(graph, target, budget, keep, Known(target) if known is None else known, beside_weights)
     outline = maker.outline()
     if outlined is not None:
         outlined(outline)
@@ -60,9 +63,17 @@ def candidate_of(graph: TileGraph, i: int, form: int, plan: Plan, target: Target
     return candidate(made, form, maker.hosted(i, made), plan, maker.known.overlaps)
 
 
-def outline_problem(graph: TileGraph, target: Target, budget: int, keep: int, known: Known | None = None) -> Problem:
-    """The problem without its edges: enough to say what memory it needs. `known` as in `build_problem`."""
-    return _Maker(graph, target, budget, keep, Known(target) if known is None else known).outline()
+def outline_problem(
+    graph: TileGraph, target: Target, budget: int, keep: int, known: Known | None = None, beside_weights: bool = False
+) -> Problem:
+    """The problem without its edges: enough to say what memory it needs. Arguments as in `build_problem`."""
+    return _Maker(graph, target, budget, keep, Known(target) if known is None else known, beside_weights).outline()
+
+
+def weights_beside(graph: TileGraph, target: Target) -> int:
+    """Bytes of a tile that the weights and inputs of a graph take at least, each in one copy."""
+    read = {s.tensor for op in graph.ops for o in op.operands for s in o.sources}
+    return sum(tensor_bytes(t) for t in graph.tensors if t.kind != "result" and t.index in read) // target.tiles
 
 
 @dataclass(eq=False)
@@ -72,7 +83,9 @@ class _Maker:
     budget: int
     keep: int
     known: Known
+    beside_weights: bool = False
     beside: int = 0
+    room: dict[str, int] = field(default_factory=dict)
     producer: dict[int, int] = field(default_factory=dict)
     home: dict[int, tuple[int, int]] = field(default_factory=dict)
     signatures: list[str] = field(default_factory=list)
@@ -89,11 +102,12 @@ class _Maker:
         # Where many ops differ, pairs of plans are what takes time: there are none beside an op's own.
         most, self.keep = self.keep, plans_of_each(self.keep, len(self.alike))
         self.beside = self.keep // 2 if self.keep == most else 0
+        self._leave_room()
         texts: list[str] = []
         own: list[Planned] = []
         for i, op in enumerate(self.graph.ops):
             text = self._signature(i, op)
-            texts.append(f"{text}x{self.alike[text]} of {self.keep} in {self.budget}")
+            texts.append(f"{text}x{self.alike[text]} of {self.keep} in {self.room[text]}")
             own.append(self.known.planned(_digest(texts[i]), op, [], partial(self._own, i, op)))
         # Equal ops take over the same cuts, whichever of them has a neighbour with such a cut.
         cuts: dict[str, dict[tuple[tuple[str, int], ...], None]] = {}
@@ -120,6 +134,18 @@ class _Maker:
             self.graph, self.target, variable, weight, [self.candidates[o] for o in kept], [], self._rows(variable),
             fixed_bytes, self.home, self.fixed, [planned[o].combinations for o in kept],
         )  # fmt: skip
+
+    def _leave_room(self) -> None:
+        """What an op may take of a tile, by its signature: equal ops with what all of them hold."""
+        self.room = dict.fromkeys(self.alike, self.budget)
+        if not self.beside_weights:
+            return
+        own: Counter[str] = Counter()
+        for i, op in enumerate(self.graph.ops):
+            held = {o.sources[0].tensor for o, at_host in zip(op.operands, self.hosted(i, op), strict=True) if at_host}
+            own[self._signature(i, op)] += sum(tensor_bytes(self.graph.tensors[t]) for t in held)
+        whole = weights_beside(self.graph, self.target)
+        self.room = {text: self.budget - whole + own[text] // self.target.tiles for text in self.alike}
 
     def priced(self, outline: Problem) -> Problem:
         """The outlined problem with its edges."""
@@ -258,13 +284,14 @@ class _Maker:
         """The candidates of an op that depend on it alone."""
         base, usable = self.hosted(i, op), self._usable(i, op)
         forms = [op.in_form(f) for f in usable]
-        alike = self.alike[self._signature(i, op)]
+        text = self._signature(i, op)
+        room, alike = self.room[text], self.alike[text]
         # Every chain keeps plans in each of its ops, whatever those of the others cost.
         families = [[f] for f in range(len(forms))] if op.chained else [list(range(len(forms)))]
         found, combinations = [], 0
         for family in families:
             some, keep = [forms[f] for f in family], -(-3 * self.keep // (len(families) + 2))
-            enumerated = enumerate_plans(some, base, self.target, self.budget, keep, alike)
+            enumerated = enumerate_plans(some, base, self.target, room, keep, alike)
             combinations += enumerated.combinations
             found += [
                 candidate(some[at], usable[family[at]], base, plan, self.known.overlaps)
@@ -280,10 +307,10 @@ class _Maker:
         of the `layouts` of an operand."""
         base, usable = self.hosted(i, op), self._usable(i, op)
         forms = [op.in_form(f) for f in usable]
-        alike = self.alike[self._signature(i, op)]
-        enumerated = plans_with_cuts(
-            forms, base, self.target, self.budget, self.beside, alike, [dict(cut) for cut in cuts]
-        )
+        text = self._signature(i, op)
+        room, alike = self.room[text], self.alike[text]
+        taken = [dict(cut) for cut in cuts]
+        enumerated = plans_with_cuts(forms, base, self.target, room, self.beside, alike, taken)
         known = {(c.form, c.plan.describe(), c.plan.parts) for c in own.candidates}
         found = list(own.candidates)
         for at, plan in enumerated.plans:

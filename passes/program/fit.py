@@ -5,19 +5,19 @@ either does not fit, placement is repeated: with less memory, or at a higher pri
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-from ipucc.diagnostics import CompileError
+from ipucc.diagnostics import CompileError, DoesNotFit
 from ipucc.ops.graph import TileGraph
-from ipucc.passes.plan.build_problem import build_problem, outline_problem
+from ipucc.passes.plan.build_problem import build_problem, outline_problem, weights_beside
 from ipucc.passes.plan.effort import BUDGETS, Effort, Listen, Stop, never
 from ipucc.passes.plan.known import Known
 from ipucc.passes.plan.local_order import in_local_orders
 from ipucc.passes.plan.place import Placement, Solver, place
 from ipucc.passes.plan.problem import Problem
-from ipucc.passes.plan.room import require_room
+from ipucc.passes.plan.room import More, require_room
 from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import CodeSize, code_size
 from ipucc.passes.program.code_price import HIGHEST, cheapest_that_fits, first_level, price_of
@@ -38,6 +38,8 @@ estimate takes all that repeats for a loop, gives every edge the local orders th
 _MARGIN: Final = 0.97
 """Of the code that a program may be estimated to have after one was found to have more than its estimate; less of it
 with every attempt."""
+_CROWDING: Final = 8
+"""Plans are made again for what is left beside the weights where these take more than this part of the tiles."""
 HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
 
 
@@ -69,60 +71,146 @@ def fit(
     `keep` plans per op are offered to placement, or as many as the effort says. `begin` is called with the name of
     every part that begins; `progress` and `stop` are those of `place`; `known` is filled and used again.
     """
-    # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
-    cap = target.usable_bytes - target.tile_bytes // 16
     known = Known(target) if known is None else known
     plans = BUDGETS[effort].plans if keep is None else keep
-    problems: dict[int, Problem] = {}
-    first: dict[int, Placement] = {}
-    levels: dict[int, int | None] = {}
-    bounds: dict[int, int] = {}
-    whole = target.executable_bytes - target.reserved_bytes
-    failures: dict[int, CompileError] = {}
+    try:
+        return _Fit(graphs, target, plans, solver, effort, begin, progress, stop, known, False).run()
+    except DoesNotFit:
+        if not any(_CROWDING * weights_beside(graph, target) > target.tile_bytes for graph in graphs):
+            raise
+    return _Fit(graphs, target, plans, solver, effort, begin, progress, stop, known, True).run()
 
-    def leaner(i: int) -> Problem:
-        return outline_problem(graphs[i], target, cap, BUDGETS["max"].plans, known)
 
-    more = [partial(leaner, i) if plans < BUDGETS["max"].plans else None for i in range(len(graphs))]
+@dataclass(eq=False)
+class _Fit:
+    """One try: `beside_weights` says for which memory plans are made (`build_problem`)."""
 
-    def placed(i: int, cap: int, room: float, level: int | None) -> tuple[Placement, int | None]:
-        """A placement whose exchange code is estimated at `room` at most, and the least level of the price of code that
-        it takes, from `level` on, None for none; that at the highest level where no code is so small."""
-        problem = problems[i]
+    graphs: Sequence[TileGraph]
+    target: Target
+    plans: int
+    solver: Solver
+    effort: Effort
+    begin: Begin
+    progress: Listen | None
+    stop: Stop
+    known: Known
+    beside_weights: bool
+    problems: dict[int, Problem] = field(default_factory=dict)
+    bounds: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> Fitted:
+        # Code is only known once the program is lowered; 1/16 of a tile stands in for it until then.
+        cap = self.target.usable_bytes - self.target.tile_bytes // 16
+        first: dict[int, tuple[Placement, int | None]] = {}
+        failures: dict[int, CompileError] = {}
+        for i, graph in enumerate(self.graphs):
+            self.begin("plan")
+            try:
+                check = partial(require_room, cap=cap, more=self._more(i, cap))
+                self.problems[i] = build_problem(
+                    graph, self.target, cap, self.plans, check, self.known, self.beside_weights
+                )
+                self.begin("place")
+                first[i] = self._placed(i, cap, self._room, None)
+            except CompileError as failure:
+                failures[i] = failure
+        # What holds for every graph holds for the choice between them.
+        bound = min(self.bounds.values(), default=0)
+        for i in sorted(first, key=lambda i: (first[i][0].objective, i)):
+            try:
+                placement, level = first[i]
+                return self._fitted(i, _against(placement, bound), level, cap)
+            except CompileError as failure:
+                failures[i] = failure
+        raise failures[min(failures)]
+
+    @property
+    def _room(self) -> int:
+        """Bytes of a tile that can hold instructions."""
+        return self.target.executable_bytes - self.target.reserved_bytes
+
+    def _more(self, i: int, cap: int) -> More | None:
+        """The problem of a graph with as many plans as are kept at most."""
+        most = BUDGETS["max"].plans
+        if self.plans >= most:
+            return None
+        return partial(outline_problem, self.graphs[i], self.target, cap, most, self.known, self.beside_weights)
+
+    def _placed(self, i: int, cap: int, room: float, level: int | None) -> tuple[Placement, int | None]:
+        """A placement of a graph whose exchange code is estimated at `room` at most, and the least level of the price
+        of code that it takes, from `level` on, None for none; that at the highest level where no code is so small."""
+        problem, more = self.problems[i], self._more(i, cap)
 
         def placing(level: int | None) -> Placement:
             priced = None if level is None else problem.at_code_price(price_of(level))
-            return place(problem, cap, solver, effort, priced, progress=progress, stop=stop, more=more[i])
+            return place(
+                problem, cap, self.solver, self.effort, priced, progress=self.progress, stop=self.stop, more=more
+            )
 
         if level is None:
             found = placing(None)
             # A bound holds at any price of code if it is that of the free choice with all memory.
-            bounds.setdefault(i, found.bound)
+            self.bounds.setdefault(i, found.bound)
             if problem.code_bytes(found.choice) <= room:
                 return found, None
-            # Code will take all of its room, and leave no more to data.
-            cap = min(cap, target.usable_bytes - whole)
-            level, room = first_level(found.objective, room), _SHARED * room
+            level = first_level(found.objective, room)
+            if room == self._room:
+                # Code will take all of its room, and leave no more to data.
+                cap, room = min(cap, self.target.usable_bytes - self._room), _SHARED * room
         return cheapest_that_fits(placing, room, level)
 
-    for i, graph in enumerate(graphs):
-        begin("plan")
-        try:
-            check = partial(require_room, cap=cap, more=more[i])
-            problems[i] = build_problem(graph, target, cap, plans, check, known)
-            begin("place")
-            first[i], levels[i] = placed(i, cap, whole, None)
-        except CompileError as failure:
-            failures[i] = failure
-    # What holds for every graph holds for the choice between them.
-    bound = min(bounds.values(), default=0)
-    for i in sorted(first, key=lambda i: (first[i].objective, i)):
-        try:
-            placement = _against(first[i], bound)
-            return _fitted(graphs[i], problems[i], placement, levels[i], cap, known, begin, partial(placed, i))
-        except CompileError as failure:
-            failures[i] = failure
-    raise failures[min(failures)]
+    def _fitted(self, i: int, placement: Placement, level: int | None, cap: int) -> Fitted:
+        """The program of a placed graph, which is placed again as long as something does not fit."""
+        failure: CompileError | None = None
+        graph, problem, target, exchanges = self.graphs[i], self.problems[i], self.target, self.known.exchanges
+        bound, room = placement.bound, self._room
+        allowed = float(room)
+        # What addresses and rounding took more than was placed.
+        slack = 0
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self.begin("place")
+                try:
+                    placement, level = self._placed(i, cap, allowed, level)
+                except CompileError as none_left:
+                    raise failure or none_left from None
+                # The first bound holds for every choice, those that cost less code or memory among them.
+                placement = _against(placement, bound)
+            self.begin("lower")
+            placement = in_local_orders(placement, 0.0 if level is None else price_of(level), self.known.overlaps)
+            program = roll(lower(graph, placement, target))
+            code = code_size(program, target, exchanges)
+            estimated = problem.code_bytes(placement.choice)
+            # What code takes beyond the part that was left to it is not there for data.
+            left = target.usable_bytes - max(target.tile_bytes // 16, min(code.total, room))
+            if code.total > room:
+                failure = code_too_large(code, room, HELP)
+                cap = min(cap, left - slack)
+                if level == HIGHEST:
+                    raise failure
+                # The estimate leaves out what the program needs beside it, and what repeated layers do not share.
+                less = _MARGIN ** (attempt + 1)
+                allowed = min(allowed, less * estimated * (room - code.total + code.exchange) / code.exchange)
+                level = first_level(placement.objective, room) if level is None else level + 1
+                continue
+            start = -(-(target.reserved_bytes + code.total) // 16) * 16
+            self.begin("allocate")
+            allocation = allocate(program, start)
+            over = allocation.peak - target.tile_bytes
+            if over <= 0:
+                for buffer, offset in zip(program.buffers, allocation.offsets, strict=True):
+                    buffer.offset = offset
+                program.code_bytes = code.total
+                order_transfers(program, exchanges)
+                return Fitted(graph, program, placement, code)
+            failure = data_too_large(program, allocation.peak, start, HELP)
+            slack = max(slack, allocation.peak - start - placement.peak_bytes)
+            spare = target.tile_bytes // 128
+            cap = left - slack - spare
+            # Leaner plans move more, and must not take for code what they leave.
+            allowed = min(allowed, estimated * (1 + spare / max(code.exchange, 1)))
+        assert failure is not None
+        raise failure
 
 
 def _against(placement: Placement, bound: int) -> Placement:
@@ -132,64 +220,3 @@ def _against(placement: Placement, bound: int) -> Placement:
     return replace(
         placement, bound=bound, status="feasible" if placement.status == "optimal" and not proved else placement.status
     )
-
-
-def _fitted(
-    graph: TileGraph,
-    problem: Problem,
-    placement: Placement,
-    level: int | None,
-    cap: int,
-    known: Known,
-    begin: Begin,
-    placed: Callable[[int, float, int | None], tuple[Placement, int | None]],
-) -> Fitted:
-    """The program of a placed graph, which is placed again as long as something does not fit."""
-    failure: CompileError | None = None
-    target, exchanges = known.target, known.exchanges
-    bound = placement.bound
-    room = target.executable_bytes - target.reserved_bytes
-    allowed = float(room)
-    # What addresses and rounding took more than was placed.
-    slack = 0
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            begin("place")
-            try:
-                placement, level = placed(cap, allowed, level)
-            except CompileError as none_left:
-                raise failure or none_left from None
-            # The first bound holds for every choice, those that cost less code or memory among them.
-            placement = _against(placement, bound)
-        begin("lower")
-        placement = in_local_orders(placement, 0.0 if level is None else price_of(level), known.overlaps)
-        program = roll(lower(graph, placement, target))
-        code = code_size(program, target, exchanges)
-        # What code takes beyond the part that was left to it is not there for data.
-        left = target.usable_bytes - max(target.tile_bytes // 16, min(code.total, room))
-        if code.total > room:
-            failure = code_too_large(code, room, HELP)
-            cap = min(cap, left - slack)
-            if level == HIGHEST:
-                raise failure
-            # The estimate leaves out what the program needs beside it, and what repeated layers do not share.
-            estimated = problem.code_bytes(placement.choice)
-            less = _MARGIN ** (attempt + 1)
-            allowed = min(allowed, less * estimated * (room - code.total + code.exchange) / code.exchange)
-            level = first_level(placement.objective, room) if level is None else level + 1
-            continue
-        start = -(-(target.reserved_bytes + code.total) // 16) * 16
-        begin("allocate")
-        allocation = allocate(program, start)
-        over = allocation.peak - target.tile_bytes
-        if over <= 0:
-            for buffer, offset in zip(program.buffers, allocation.offsets, strict=True):
-                buffer.offset = offset
-            program.code_bytes = code.total
-            order_transfers(program, exchanges)
-            return Fitted(graph, program, placement, code)
-        failure = data_too_large(program, allocation.peak, start, HELP)
-        slack = max(slack, allocation.peak - start - placement.peak_bytes)
-        cap = left - slack - target.tile_bytes // 128
-    assert failure is not None
-    raise failure

@@ -40,6 +40,8 @@ _MARGIN: Final = 0.97
 with every attempt."""
 _CROWDING: Final = 8
 """Plans are made again for what is left beside the weights where these take more than this part of the tiles."""
+_LESS: Final = 0.75
+"""Of its exchange code, what a program may have after no placement was found within what that code leaves to data."""
 HELP: Final = ("--precision fp16", "--block 16 --density 0.25", "a smaller batch or sequence (--input-shape, --dim)")
 
 
@@ -164,7 +166,7 @@ class _Fit:
         failure: CompileError | None = None
         graph, problem, target, exchanges = self.graphs[i], self.problems[i], self.target, self.known.exchanges
         bound, room = placement.bound, self._room
-        allowed = float(room)
+        allowed, spare = float(room), target.tile_bytes // 128
         # What addresses and rounding took more than was placed.
         slack = 0
         for attempt in range(_ATTEMPTS):
@@ -172,8 +174,14 @@ class _Fit:
                 self.begin("place")
                 try:
                     placement, level = self._placed(i, cap, allowed, level)
-                except CompileError as none_left:
-                    raise failure or none_left from None
+                except DoesNotFit as none_left:
+                    if estimated == 0:
+                        raise failure or none_left from None
+                    # Less code leaves more to data.
+                    allowed = _LESS * min(allowed, estimated)
+                    rest = code.total - code.exchange * (1 - allowed / estimated)
+                    cap = target.usable_bytes - max(target.tile_bytes // 16, int(rest)) - slack - spare
+                    continue
                 # The first bound holds for every choice, those that cost less code or memory among them.
                 placement = _against(placement, bound)
             self.begin("lower")
@@ -205,7 +213,6 @@ class _Fit:
                 return Fitted(graph, program, placement, code)
             failure = data_too_large(program, allocation.peak, start, HELP)
             slack = max(slack, allocation.peak - start - placement.peak_bytes)
-            spare = target.tile_bytes // 128
             cap = left - slack - spare
             # Leaner plans move more, and must not take for code what they leave.
             allowed = min(allowed, estimated * (1 + spare / max(code.exchange, 1)))

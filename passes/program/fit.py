@@ -163,24 +163,23 @@ class _Fit:
 
     def _fitted(self, i: int, placement: Placement, level: int | None, cap: int) -> Fitted:
         """The program of a placed graph, which is placed again as long as something does not fit."""
-        failure: CompileError | None = None
+        tried: _Tried | None = None
         graph, problem, target, exchanges = self.graphs[i], self.problems[i], self.target, self.known.exchanges
         bound, room = placement.bound, self._room
         allowed, spare = float(room), target.tile_bytes // 128
         # What addresses and rounding took more than was placed.
         slack = 0
         for attempt in range(_ATTEMPTS):
-            if attempt:
+            if tried is not None:
                 self.begin("place")
                 try:
                     placement, level = self._placed(i, cap, allowed, level)
-                except DoesNotFit as none_left:
-                    if estimated == 0:
-                        raise failure or none_left from None
+                except DoesNotFit:
+                    if not tried.estimated:
+                        raise tried.failure from None
                     # Less code leaves more to data.
-                    allowed = _LESS * min(allowed, estimated)
-                    rest = code.total - code.exchange * (1 - allowed / estimated)
-                    cap = target.usable_bytes - max(target.tile_bytes // 16, int(rest)) - slack - spare
+                    allowed = _LESS * min(allowed, tried.estimated)
+                    cap = self._left(tried.code.total - tried.saved(allowed)) - slack - spare
                     continue
                 # The first bound holds for every choice, those that cost less code or memory among them.
                 placement = _against(placement, bound)
@@ -189,13 +188,11 @@ class _Fit:
             program = roll(lower(graph, placement, target))
             code = code_size(program, target, exchanges)
             estimated = problem.code_bytes(placement.choice)
-            # What code takes beyond the part that was left to it is not there for data.
-            left = target.usable_bytes - max(target.tile_bytes // 16, min(code.total, room))
             if code.total > room:
-                failure = code_too_large(code, room, HELP)
-                cap = min(cap, left - slack)
+                tried = _Tried(code_too_large(code, room, HELP), code, estimated)
+                cap = min(cap, self._left(room) - slack)
                 if level == HIGHEST:
-                    raise failure
+                    break
                 # The estimate leaves out what the program needs beside it, and what repeated layers do not share.
                 less = _MARGIN ** (attempt + 1)
                 allowed = min(allowed, less * estimated * (room - code.total + code.exchange) / code.exchange)
@@ -211,13 +208,30 @@ class _Fit:
                 program.code_bytes = code.total
                 order_transfers(program, exchanges)
                 return Fitted(graph, program, placement, code)
-            failure = data_too_large(program, allocation.peak, start, HELP)
+            tried = _Tried(data_too_large(program, allocation.peak, start, HELP), code, estimated)
             slack = max(slack, allocation.peak - start - placement.peak_bytes)
-            cap = left - slack - spare
+            cap = self._left(code.total) - slack - spare
             # Leaner plans move more, and must not take for code what they leave.
             allowed = min(allowed, estimated * (1 + spare / max(code.exchange, 1)))
-        assert failure is not None
-        raise failure
+        assert tried is not None
+        raise tried.failure
+
+    def _left(self, code: int) -> int:
+        """What so many bytes of code leave of a tile to data."""
+        return self.target.usable_bytes - max(self.target.tile_bytes // 16, code)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A program that does not fit and why, with its code, and its exchange code as it was estimated."""
+
+    failure: CompileError
+    code: CodeSize
+    estimated: int
+
+    def saved(self, allowed: float) -> int:
+        """Bytes of code that a program is expected to save whose exchange code is estimated at `allowed`."""
+        return int(self.code.exchange * (1 - allowed / self.estimated))
 
 
 def _against(placement: Placement, bound: int) -> Placement:

@@ -11,7 +11,7 @@ from ipucc.dtypes import itemsize
 from ipucc.passes.plan.numbers import Choice, Numbers
 from ipucc.passes.plan.problem import Problem, Row
 
-__all__ = ["Lean", "least_bytes", "not_found", "require_room", "too_large"]
+__all__ = ["Lean", "enough", "least_bytes", "not_found", "require_room", "too_large"]
 
 _LIMIT = 1.0
 """Deterministic time of the search for the leanest choice."""
@@ -129,13 +129,13 @@ def _helps(problem: Problem, row: Row, choice: Sequence[int], over: int, cap: in
         batch += alive
     helps = []
     if wide:
-        helps.append(f"--precision fp16 frees about {wide:,} B of this step ({_enough(wide, over)})")
+        helps.append(f"--precision fp16 frees about {wide:,} B of this step ({enough(wide, over)})")
     if sparse:
-        helps.append(f"--block 16 --density 0.25 frees about {sparse:,} B of weights ({_enough(sparse, over)})")
+        helps.append(f"--block 16 --density 0.25 frees about {sparse:,} B of weights ({enough(sparse, over)})")
     if batch:
         helps.append(
             f"half the batch or sequence (--input-shape, --dim) frees up to {batch // 2:,} B of results and "
-            f"temporaries ({_enough(batch // 2, over)})"
+            f"temporaries ({enough(batch // 2, over)})"
         )
     if more is not None:
         least = least_bytes(more())
@@ -145,5 +145,6 @@ def _helps(problem: Problem, row: Row, choice: Sequence[int], over: int, cap: in
     return helps
 
 
-def _enough(freed: int, over: int) -> str:
+def enough(freed: int, over: int) -> str:
+    """Whether so many bytes that an option frees are enough where `over` are missing, in words."""
     return f"{over:,} B are missing" if freed < over else f"enough for the {over:,} B that are missing"

@@ -34,7 +34,7 @@ def drawn(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "resnet50"])
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "resnet50", "vgg19"])
 def test_a_network_with_drawn_weights(name: str) -> None:
     case = conformance.load("real", f"test_{name}")
     model = drawn(case.model)

@@ -157,9 +157,8 @@ class Executable:
 
         `checked` follows every word of tile memory and refuses a read of stale or foreign data (IPU0611); it is slow.
         With `timing_only` no numbers are computed and no inputs needed; what data would decide is as in `decisions`, by
-        default as for `cycles`. Inputs of patterns (`set_pattern`) need not be
-        given. Raises CompileError for wrong inputs (IPU0601
-        to IPU0604, IPU0610, all at once) and for a program without weights (IPU0510).
+        default as for `cycles`. Inputs of patterns (`set_pattern`) need not be given. Raises CompileError for wrong
+        inputs (IPU0601 to IPU0604, IPU0610, all at once) and for a program without weights (IPU0510).
         """
         if timing_only:
             if checked:

@@ -5,6 +5,7 @@ from math import prod
 from typing import Final
 
 import numpy as np
+from fuzz_control import branches, scanned, trips
 from fuzz_net import FLOATS, INTEGERS, Net, Rejected
 from hypothesis import strategies as st
 from onnx import TensorProto
@@ -535,7 +536,7 @@ EXACT: Final = (*MOVES, clip, where, one_hot, top, reverse, crop)
 OPS: Final = (
     *(3 * (unary, binary)), *MOVES, *EXACT, matmul, matmul, gemm, einsum, convolution, convolution, pool, rows, rows,
     channels, reduction, reduction, position, cast, cast, resize, scatter, quantised, quantised, recurrence, attention,
-    grid_sample, about, per_channel, quantised_convolution,
+    grid_sample, about, per_channel, quantised_convolution, trips, trips, scanned, branches,
 )  # fmt: skip
 
 
@@ -544,5 +545,6 @@ def op_types() -> list[str]:
     named = """Clip Cast Where ArgMax ArgMin CumSum CumProd MatMul Gemm Einsum Conv ConvTranspose Transpose Reshape
         Flatten Unsqueeze Squeeze Slice Concat Split Pad Tile Expand DepthToSpace SpaceToDepth Trilu Resize Gather
         GatherElements GatherND ScatterElements ScatterND OneHot TopK ReverseSequence QuantizeLinear DequantizeLinear
-        MatMulInteger ConvInteger QLinearMatMul Attention GridSample CenterCropPad Shape Size QLinearConv""".split()  # noqa: SIM905
+        MatMulInteger ConvInteger QLinearMatMul Attention GridSample CenterCropPad Shape Size QLinearConv Loop Scan
+        If""".split()  # noqa: SIM905
     return sorted({*UNARY, *BINARY, *REDUCTIONS, *ROWS, *CHANNELS, *POOLS, *CELLS, *named})

@@ -36,6 +36,10 @@ def _grouped(node: onnx.NodeProto, attributes: Attributes) -> bool:
     return bool(attributes.get("group", 1) > 1)
 
 
+def _stacks(node: onnx.NodeProto, attributes: Attributes) -> bool:
+    return len(node.output) > len(node.input) - 2
+
+
 def _ceil(node: onnx.NodeProto, attributes: Attributes) -> bool:
     return bool(attributes.get("ceil_mode", 0))
 
@@ -61,6 +65,7 @@ EVALUATOR_FAULTS: Final[Faults] = {
     **dict.fromkeys(("QLinearConv", "QLinearMatMul"), ((_always, "it adds the zero point before it rounds"),)),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), ((_sequence_lens, "it ignores the lengths of the sequences"),)),
     "ConvTranspose": ((_grouped, "it gives groups the weights and the bias of others"),),
+    "Loop": ((_stacks, "it joins what the trips make along their first dimension instead of stacking it"),),
     "LpPool": ((_ceil, "it takes the mean of the part of a window that there is times the size of a whole one"),),
     "LRN": ((_always, "it goes over as many channels as the batch has entries"),),
 }

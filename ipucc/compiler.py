@@ -27,11 +27,11 @@ from ipucc.manifest import (
 from ipucc.ops.builder import origin
 from ipucc.ops.graph import TileGraph
 from ipucc.ops.printing import print_placement, print_schedule
-from ipucc.optimise import Stream, optimise_model
+from ipucc.optimise import Stream, lower_parts, optimise_model
 from ipucc.parts import PartMaker, part_runs
 from ipucc.pass_manager import DumpFolder, count_nodes
 from ipucc.passes.plan.effort import Effort, Listen, Stop, never
-from ipucc.passes.plan.explain import Explanation, select_ops
+from ipucc.passes.plan.explain import Explanation, select_in_parts
 from ipucc.passes.plan.explain import explain as explain_ops
 from ipucc.passes.plan.known import Known
 from ipucc.passes.plan.place import Placement, Solver
@@ -256,19 +256,18 @@ def compile_module(
     known = Known(target) if known is None else known
     maker = PartMaker(options, clock, progress, stop, known, {})
     parts = list(parts_of(module.region))
-    explained: tuple[Explanation, ...] = ()
+    named = {name for part in parts for node in part.model.graph for name in (node.name or "", *origin(node))}
     if explain:
-        model = straight(module)
-        named = {name for node in model.graph for name in (node.name or "", *origin(node))}
-        maker.check = lambda graph: select_ops(graph, explain, named)
+        # Before the long work.
+        select_in_parts(lower_parts(module, target, options), explain, named)
     if not any(isinstance(item, Loop | Branch) for item in module.region):
         (part,) = parts
-        fitted = maker.fitted(part, target)
-        program = fitted.program
-        if explain:
-            explained = explain_ops(fitted.placement, select_ops(fitted.graph, explain, named))
+        program = maker.fitted(part, target).program
     else:
         program = maker.linked(module, parts)
+    placed = [maker.found[part].fitted for part in parts]
+    chosen = select_in_parts([part.graph for part in placed], explain, named)
+    explained = tuple(e for part, ops in zip(placed, chosen, strict=True) for e in explain_ops(part.placement, ops))
     clock.begin("verify")
     try:
         verify_program(program)
@@ -281,12 +280,12 @@ def compile_module(
     compiled = Compiled(
         program,
         module,
-        tuple((maker.found[part].fitted, runs[part]) for part in parts),
+        tuple((fitted, runs[part]) for fitted, part in zip(placed, parts, strict=True)),
         times,
         clock.seconds,
         (
             *remarks,
-            *_held_types([maker.found[part].fitted.graph for part in parts]),
+            *_held_types([fitted.graph for fitted in placed]),
             *maker.remarks,
             *(r for part in parts for r in maker.found[part].remarks(times)),
             *_misplaced(program),

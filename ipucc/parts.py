@@ -1,6 +1,6 @@
 """Programs of the straight parts of a model, and one program of all of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from ipucc.clock import Clock
 from ipucc.diagnostics import Diagnostic, DoesNotFit
 from ipucc.frontend import Loop, Module, Part, Region
-from ipucc.ops.graph import TileGraph
 from ipucc.ops.siblings import combined_kinds
 from ipucc.ops.sparse import products_alike
 from ipucc.optimise import lower_ops
@@ -35,8 +34,7 @@ _ATTEMPTS: Final = 4
 
 @dataclass(eq=False)
 class PartMaker:
-    """Places and lowers parts; `found` is what became of each, `remarks` what is to be said beside. `check` is asked
-    about every graph before the long work."""
+    """Places and lowers parts; `found` is what became of each, `remarks` what is to be said beside."""
 
     options: "CompileOptions"
     clock: Clock
@@ -45,7 +43,6 @@ class PartMaker:
     known: Known
     found: dict[Part, Refitted]
     remarks: list[Diagnostic] = field(default_factory=list)
-    check: Callable[[TileGraph], object] = lambda graph: None
 
     def fitted(self, part: Part, target: Target) -> Fitted:
         """The program of one part for a machine, its addresses chosen as if it were alone."""
@@ -55,7 +52,6 @@ class PartMaker:
         self.clock.begin("schedule")
         graph = schedule(lowered())
         others = [schedule(lowered(kinds)) for kinds in combined_kinds(model.graph)]
-        self.check(graph)
         place = partial(
             refit, target=target, keep=options.keep, solver=options.solver, effort=options.effort,
             begin=self.clock.begin, recomputing=options.recompute, progress=self.progress, stop=self.stop, known=known,

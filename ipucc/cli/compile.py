@@ -153,6 +153,7 @@ def compile_command(
     dump = DumpFolder(dump_ir) if dump_ir is not None else None
 
     if emit == "graph" and not as_json:
+        from ipucc.frontend import joined
         from ipucc.graph.printing import print_graph
 
         with watched() as watch:
@@ -160,7 +161,7 @@ def compile_command(
                 model, options, on_start=watch.started, print_after=print_after, stream=watch.say, dump=dump
             )  # fmt: skip
         report(done.remarks)
-        _emit(print_graph(done.model), output)
+        _emit(print_graph(joined(done.module)), output)
         return
     whole = emit is None and not explain and dump is None and not print_after
     entry = find_entry(model, options, folder) if whole else None
@@ -210,10 +211,11 @@ def _emit(text: str, output: str | None) -> None:
 
 def _text(compiled: "Compiled", emit: Emit) -> str:
     from ipucc.compiler import stage_text
+    from ipucc.frontend import joined
     from ipucc.graph.printing import print_graph
 
     if emit == "graph":
-        return print_graph(compiled.model)
+        return print_graph(joined(compiled.module))
     return stage_text(compiled, "place" if emit == "placement" else "lower")
 
 

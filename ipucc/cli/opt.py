@@ -50,6 +50,7 @@ def opt_command(
     """
     writable(output)
     from ipucc.compiler import CompileOptions
+    from ipucc.frontend import joined
     from ipucc.graph.schemas import attach_functions
     from ipucc.optimise import optimise_model
     from ipucc.pass_manager import count_nodes
@@ -60,9 +61,10 @@ def opt_command(
     with watched() as watch:
         done = optimise_model(model, options, on_start=watch.started)
     report(done.remarks)
-    attach_functions(done.model)
-    _write(done.model, output)
-    show(f"{output}: {count_nodes(done.model)} nodes after {done.pipeline or 'the import alone'}")
+    whole = joined(done.module)
+    attach_functions(whole)
+    _write(whole, output)
+    show(f"{output}: {count_nodes(whole)} nodes after {done.pipeline or 'the import alone'}")
 
 
 def _write(model: "ir.Model", output: str) -> None:

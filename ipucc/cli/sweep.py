@@ -174,6 +174,7 @@ def _absolute(path: str) -> str:
 
 def _check(study: "Study") -> None:
     """Raises what would keep every point from being computed, before processes start."""
+    from ipucc.frontend import joined
     from ipucc.optimise import optimise_model
     from ipucc.sweep.labelled import read_labelled
     from ipucc.target import load_target
@@ -181,9 +182,9 @@ def _check(study: "Study") -> None:
     for target in study.targets:
         load_target(target)
     plain = replace(study.options, passes="", score=None, pattern=None, calibrate=None, precision="model")
-    model = optimise_model(study.model, plain).model
+    done = optimise_model(study.model, plain)
     if study.data is not None:
-        read_labelled(study.data, model)
+        read_labelled(study.data, joined(done.module))
 
 
 def _folder(out: str) -> Path:

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from ipucc.api import Executable
 from ipucc.cache import compilation_digest, model_digest, plan_store
-from ipucc.compiler import Compiled, CompileOptions, compile_graph
+from ipucc.compiler import Compiled, CompileOptions, compile_module
 from ipucc.diagnostics import Diagnostic, DoesNotFit, JsonValue, error
-from ipucc.manifest import count_flops, memory_figures
+from ipucc.frontend import joined
+from ipucc.manifest import memory_figures
 from ipucc.npz import unreadable
 from ipucc.optimise import Optimised, optimise_model
 from ipucc.passes.plan.known import Known
@@ -110,12 +111,12 @@ def _measure(task: Task) -> Row:
     begin = time.perf_counter()
     done = optimise_model(study.model, options)
     seconds = time.perf_counter() - begin
-    data = None if study.data is None else read_labelled(study.data, done.model)
+    data = None if study.data is None else read_labelled(study.data, joined(done.module))
     judged = _judge(data, done) if data is not None and not study.faithful else {}
     begin = time.perf_counter()
     store = plan_store(target, study.cache)
     try:
-        compiled = compile_graph(done.model, target, options, known=Known(target, store))
+        compiled = compile_module(done.module, target, options, known=Known(target, store))
     except DoesNotFit as failure:
         status = " ".join(dict.fromkeys(found.id for found in failure.diagnostics))
         problems = tuple(found.to_json() for found in failure.diagnostics)
@@ -130,12 +131,14 @@ def _measure(task: Task) -> Row:
         executable = Executable(compiled.program)
         share, count = accuracy(data, executable.inputs, lambda batch: executable.run(batch).outputs)
         judged = {"accuracy": share, "judged": count}
-    row = Row(point.target, point.block, point.density, compiled.placement.status, seconds)
+    found: Any = compiled.program.manifest
+    row = Row(point.target, point.block, point.density, found["placement"]["status"], seconds)
     return replace(row, **_kept(done.remarks), **_figures(compiled), **judged)
 
 
 def _judge(data: Labelled, done: Optimised) -> dict[str, Any]:
-    share, count = accuracy(data, graph_inputs(done.model), run_graph(done.model))
+    model = joined(done.module)
+    share, count = accuracy(data, graph_inputs(model), run_graph(model))
     return {"accuracy": share, "judged": count}
 
 
@@ -150,14 +153,14 @@ def _kept(remarks: Sequence[Diagnostic]) -> dict[str, Any]:
 def _figures(compiled: Compiled) -> dict[str, Any]:
     """Fields of a row that a compiled program has."""
     cycles = compiled.cycles
-    dense, sparse = count_flops(compiled.graph)
+    said: Any = compiled.program.manifest
     return {
-        "gap": compiled.placement.gap,
+        "gap": said["placement"]["gap"],
         "cycles": cycles["total"],
         **{part: cycles[part] for part in ("compute", "exchange", "sync", "estimated")},
         **memory_figures(compiled.program),
-        "flops": dense,
-        "sparse_flops": sparse,
+        "flops": said["flops"],
+        "sparse_flops": said["sparse_flops"],
     }
 
 

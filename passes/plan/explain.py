@@ -21,7 +21,7 @@ from ipucc.passes.plan.dominance import eliminate_dominated
 from ipucc.passes.plan.numbers import FORBIDDEN, Numbers
 from ipucc.passes.plan.place import Placement
 
-__all__ = ["Considered", "Explanation", "Neighbour", "Tightest", "explain", "select_ops"]
+__all__ = ["Considered", "Explanation", "Neighbour", "Tightest", "explain", "select_in_parts", "select_ops"]
 
 Verdict: TypeAlias = Literal["chosen", "equal", "slower", "faster", "too large", "excluded"]
 Role: TypeAlias = Literal["from", "to"]
@@ -134,18 +134,19 @@ def select_ops(graph: TileGraph, wanted: Sequence[str], nodes: Iterable[str] = (
     A name is that of an op or of an ONNX node that it comes from. Raises IPU0615 with all names that stand for
     nothing; `nodes` are the nodes of the graph level, of which some need no op.
     """
-    found: set[int] = set()
-    unknown = []
-    for text in wanted:
-        hits = [i for i, op in enumerate(graph.ops) if any(_stands_for(text, n) for n in (op.name, *op.origin))]
-        found.update(hits)
-        if not hits:
-            unknown.append(text)
+    return select_in_parts([graph], wanted, nodes)[0]
+
+
+def select_in_parts(graphs: Sequence[TileGraph], wanted: Sequence[str], nodes: Iterable[str] = ()) -> list[list[int]]:
+    """`select_ops` in each of the parts of a model: a name stands for an op of one of them at least."""
+    hits = {text: [[i for i, op in enumerate(graph.ops) if any(_stands_for(text, n) for n in (op.name, *op.origin))]
+                   for graph in graphs] for text in wanted}  # fmt: skip
+    unknown = [text for text in wanted if not any(hits[text])]
     if unknown:
-        known = dict.fromkeys(name for op in graph.ops for name in (op.name, *op.origin))
+        known = dict.fromkeys(name for graph in graphs for op in graph.ops for name in (op.name, *op.origin))
         others = set(nodes)
         raise CompileError([_unknown(text, list(known), others).diagnostics[0] for text in unknown])
-    return sorted(found)
+    return [sorted({i for text in wanted for i in hits[text][p]}) for p in range(len(graphs))]
 
 
 def _stands_for(pattern: str, name: str) -> bool:

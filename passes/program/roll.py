@@ -99,8 +99,10 @@ class _Roller:
 
     def aligned(self, r: Repetition, keys: Sequence[str]) -> Repetition:
         """The repetition from where no buffer is written on both sides of its start: an op's serial rounds write one
-        result, and an iteration that begins between two of them would hand on half of it. One layer less where the
-        steps are not periodic for long enough."""
+        result, and an iteration that begins between two of them would hand on half of it. Of such starts the one that
+        hands on fewest bytes from one iteration to the next; one layer less where the steps are not periodic for long
+        enough from any of them."""
+        found: list[tuple[int, int, int]] = []
         for start in range(r.start, r.start + r.period):
             before = {b for s in self.program.steps[max(0, start - r.period) : start] for b in touched(s, {})[1]}
             behind = {b for s in self.program.steps[start : start + r.period] for b in touched(s, {})[1]}
@@ -108,8 +110,19 @@ class _Roller:
                 continue
             stop = start + r.period * r.count
             whole = stop <= len(keys) and keys[start : stop - r.period] == keys[start + r.period : stop]
-            return replace(r, start=start, count=r.count if whole else r.count - 1)
-        return r
+            found.append((not whole, self._handed_bytes(start, r.period) if whole else 0, start))
+        if not found:
+            return r
+        shorter, _, start = min(found)
+        return replace(r, start=start, count=r.count - shorter)
+
+    def _handed_bytes(self, start: int, period: int) -> int:
+        """Bytes that the first iteration of a loop makes and the second one reads."""
+        made, read = (
+            {self._root(b) for s in self.program.steps[at : at + period] for b in touched(s, {})[side]}
+            for at, side in ((start, 1), (start + period, 0))
+        )
+        return sum(self.program.buffers[b].nbytes for b in made & read)
 
     def plan(self, r: Repetition) -> bool:
         """Decide for every buffer of the loop whether it is shared, merged or stacked; False where that is not so."""

@@ -17,7 +17,7 @@ from ipucc.passes.program.allocate import allocate
 from ipucc.passes.program.code import code_size
 from ipucc.passes.program.lower import lower
 from ipucc.passes.program.roll import roll
-from ipucc.program.model import Program, Repeat
+from ipucc.program.model import Exchange, Program, Repeat
 from ipucc.program.timing import StepTime
 from ipucc.program.verify import verify_program
 from ipucc.target import load_target
@@ -106,6 +106,23 @@ def test_a_loop_computes_what_its_iterations_do(
     for (key, straight_value), value in zip(found[0].outputs.items(), wanted, strict=True):
         np.testing.assert_array_equal(straight_value, found[1].outputs[key])
         np.testing.assert_allclose(straight_value, value, atol=1e-4 if precision == "model" else 2e-2)
+
+
+def test_a_loop_begins_where_least_is_handed_on(model_of: Callable[..., onnx.ModelProto]) -> None:
+    """The first convolution reads fewer channels, so that the second one fetches from another layout than the others:
+    what repeats first is behind a fetch, and a loop from there would hand on fetched cells with their halos."""
+    lines = [f"h{i} = Conv <pads = [1,1,1,1]> ({f'h{i - 1}' if i else 'x'}, w{i})" for i in range(LAYERS + 1)]
+    text = "deep (float[1,8,8,8] x) => (float[1,16,8,8] y) {\n" + "\n".join([*lines, f"y = Neg(h{LAYERS})"]) + "\n}"
+    weights = {f"w{i}": (16, 16 if i else 8, 3, 3) for i in range(LAYERS + 1)}
+    _, rolled = programs(model_of(text, weights), CompileOptions())
+    (loop,) = (step for step in rolled.steps if isinstance(step, Repeat))
+    assert loop.count == LAYERS - 1
+    carry = loop.body[-1]
+    assert isinstance(carry, Exchange)
+    assert carry.name.endswith(".carry")
+    handed = [rolled.buffers[move.src].name for move in carry.moves]
+    assert handed
+    assert not any(".in" in name for name in handed)
 
 
 def _cost(step: StepTime) -> tuple[str, str, int, int, int, int]:

@@ -38,7 +38,9 @@ def _widen(source: NDArray[np.uint16], target: NDArray[np.float32]) -> None:
         target[i] = _extend(source[i])  # type: ignore[call-arg, unused-ignore]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+@numba.njit(  # type: ignore[misc, unused-ignore]
+    numba.void(types.Array(types.float32, 1, "C", readonly=True), types.uint16[::1]), cache=True, nogil=True
+)
 def _narrow(source: NDArray[np.float32], target: NDArray[np.uint16]) -> None:
     for i in range(source.size):
         target[i] = _truncate(source[i])  # type: ignore[call-arg, unused-ignore]

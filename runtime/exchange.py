@@ -1,5 +1,8 @@
 """Carries out an exchange on tile memory: a loop nest over the product of the tracks, in machine words."""
 
+from collections.abc import Callable
+from functools import cache
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +32,13 @@ def carry(memory: TileMemory, move: Move, src: Buffer, dst: Buffer, src_offset: 
     if not move.tracks:
         return
     word = word_bytes(move.tracks)
-    view = memory.bytes.view(_WORDS.get(word, np.dtype(np.uint8)))
+    kind = _WORDS.get(word, np.dtype(np.uint8))
+    view = memory.bytes.view(kind)
     src_tiles, src_base = bases(memory, src, src_offset)
     dst_tiles, dst_base = bases(memory, dst, dst_offset)
     src_cell, dst_cell, src_at, dst_at = flatten(move.tracks)
     inner = move.tracks[-1]
-    _carry(
+    _carrier(kind)(
         view,
         src_cell,
         dst_cell,
@@ -55,7 +59,17 @@ def carry(memory: TileMemory, move: Move, src: Buffer, dst: Buffer, src_offset: 
     )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+@cache
+def _carrier(word: np.dtype[np.generic]) -> Callable[..., None]:
+    """`_carry` for words of that type, compiled when first needed. The arrays of a program that was read from a file
+    cannot be written: one signature takes them and others."""
+    one, two = (numba.types.Array(numba.int64, n, "C", readonly=True) for n in (1, 2))
+    memory = numba.typeof(np.empty(0, word))  # type: ignore[no-untyped-call, unused-ignore]
+    signature = numba.void(memory, *[one] * 12, *[two] * 4)
+    compiled: Callable[..., None] = numba.njit([signature], cache=True, nogil=True)(_carry)
+    return compiled
+
+
 def _carry(
     mem: NDArray[np.generic],
     o_sc: Ints, o_dc: Ints, o_sa: Ints, o_da: Ints,

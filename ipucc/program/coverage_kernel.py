@@ -10,8 +10,13 @@ __all__ = ["flag", "mark"]
 
 Marks = NDArray[np.uint8]
 
+_GIVEN = numba.types.Array(numba.int64, 1, "C", readonly=True)
+"""What numba takes the arrays of a track for: those of a program that was read from a file cannot be written."""
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+
+@numba.njit(  # type: ignore[misc, unused-ignore]
+    numba.void(numba.uint8[:, ::1], *[_GIVEN] * 7), cache=True, nogil=True
+)
 def mark(
     marks: Marks,
     o_cell: Ints, o_at: Ints,

@@ -8,6 +8,27 @@ from ipucc.tiles.intersect import Ints
 __all__ = ["makespan"]
 
 
+# One signature: numba would compile it again for every number that a caller writes out.
+@numba.njit(  # type: ignore[misc, unused-ignore]
+    "void(int64[::1], int64, int64, int64[::1], int64[::1])", cache=True, nogil=True
+)
+def _sink(heap: Ints, n: int, i: int, at: Ints, load: Ints) -> None:
+    """Moves the entry at `i` down to its place in a heap of `n`."""
+    s = heap[i]
+    while 2 * i + 1 < n:
+        child = 2 * i + 1
+        a = heap[child]
+        if child + 1 < n:
+            b = heap[child + 1]
+            if at[b] < at[a] or (at[b] == at[a] and (load[b] > load[a] or (load[b] == load[a] and b < a))):
+                child, a = child + 1, b
+        if at[s] < at[a] or (at[s] == at[a] and (load[s] > load[a] or (load[s] == load[a] and s < a))):
+            break
+        heap[i] = a
+        i = child
+    heap[i] = s
+
+
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def makespan(
     queue: Ints, begin: Ints, sender: Ints, cost: Ints, pieces: Ints, first: Ints, receivers: Ints, paired: Ints,
@@ -111,21 +132,3 @@ def makespan(
         if n > 0:
             _sink(heap, n, 0, at, load)
     return last
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _sink(heap: Ints, n: int, i: int, at: Ints, load: Ints) -> None:
-    """Moves the entry at `i` down to its place in a heap of `n`."""
-    s = heap[i]
-    while 2 * i + 1 < n:
-        child = 2 * i + 1
-        a = heap[child]
-        if child + 1 < n:
-            b = heap[child + 1]
-            if at[b] < at[a] or (at[b] == at[a] and (load[b] > load[a] or (load[b] == load[a] and b < a))):
-                child, a = child + 1, b
-        if at[s] < at[a] or (at[s] == at[a] and (load[s] > load[a] or (load[s] == load[a] and s < a))):
-            break
-        heap[i] = a
-        i = child
-    heap[i] = s

@@ -191,6 +191,8 @@ class Overlaps:
         for p, x in enumerate(a):
             for q, y in enumerate(b):
                 variant[p, q] = counted.variants(x, y)
+        # Of each pair of orders the first that counts runs as it does.
+        same = (variant[:, :, :, None] == variant[:, :, None]).all(axis=4).argmax(axis=3)
         alone = np.array([[x.layout.replicas == y.layout.replicas == 1 for y in b] for x in a])
         to, to_at = _joined([x.to for x in b])
         dst = _coordinates([[y.coords(g.dst, y.layout.replicas) for g in view.groups] for y in b])
@@ -203,7 +205,8 @@ class Overlaps:
             these, bounds = slice(begin, end), slice(begin, end + 1)
             return edge_loads(
                 to, to_at, dst, at, at_at[bounds], src, home, home_at[bounds], pair[these], variant[these],
-                alone[these], cut_src[these], cut_dst, edges, pool, destinations[0].grain, self.target.tiles,
+                same[these], alone[these], cut_src[these], cut_dst, edges, pool, destinations[0].grain,
+                self.target.tiles,
             )  # fmt: skip
 
         if len(a) * len(b) < _SHARED:

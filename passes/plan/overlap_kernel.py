@@ -12,7 +12,8 @@ Small = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[misc, unused-ignore]
+# One signature: numba would compile it again for every number that a caller writes out.
+@numba.njit("int64(int64[::1], int64, int64, int64)", cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def _found(keys: Ints, begin: int, end: int, key: int) -> int:
     """The position of a key among the ascending keys[begin:end], -1 where it is missing."""
     lo, hi = begin, end
@@ -25,28 +26,17 @@ def _found(keys: Ints, begin: int, end: int, key: int) -> int:
     return lo if lo < end and keys[lo] == key else -1
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[misc, unused-ignore]
+@numba.njit("int64(int64, int64, int64, int64)", cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def _runs(elements: int, way: int, grain: int, shift: int) -> int:
     """Runs of so many neighbours: apart, in any length, in grains."""
     return elements if way == 0 else (1 if way == 1 else (elements + grain - 1) >> shift)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _same(variant: Ints, p: int, q: int, first: Ints, kinds: int, order: int) -> int:
-    """Which of the first orders of every kind counts runs as this one does; `kinds` where none does."""
-    for k in range(kinds):
-        alike = True
-        for g in range(variant.shape[3]):
-            alike &= variant[p, q, first[k], g] == variant[p, q, order, g]
-        if alike:
-            return k
-    return kinds
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def edge_loads(
     to: Small, to_at: Ints, dst: Small, at: Small, at_at: Ints, src: Small, home: Small, home_at: Ints, pair: Ints,
-    variant: Ints, alone: Flags, cut_src: Ints, cut_dst: Ints, edges: Ints, pool: Ints, grain: int, tiles: int,
+    variant: Ints, same: Ints, alone: Flags, cut_src: Ints, cut_dst: Ints, edges: Ints, pool: Ints, grain: int,
+    tiles: int,
 ) -> Floats:  # fmt: skip
     """[producers, consumers, 4 + 2 x orders]: the most elements that a tile receives, all received elements, the most
     that stay on a tile, the most that a tile sends; then, per pair of local orders, the most fragments received, and
@@ -54,9 +44,12 @@ def edge_loads(
 
     `to[to_at[q]:to_at[q + 1]]` are the tiles of the cells of consumer q, and `dst` has as many coordinates per group;
     `at`, `src` the same of producers; `home` per slot and tile the cell of the producer. `pair[p, q, g]` points into
-    `pool` (see `Overlaps`), `variant[p, q, o, g]` says how runs are counted: 0 apart, 1 in any length, 2 in grains.
-    `alone[p, q]` says that no cell of either has replicas: what stays on a tile then leaves it for no other one.
-    `cut_src[p, g]` and `cut_dst[q, g]` point into `edges`: cells, then their beginnings and ends.
+    `pool` (see `Overlaps`), `variant[p, q, o, g]` says how runs are counted: 0 apart, 1 in any length, 2 in grains, and
+    `same[p, q, o]` which is the first order that counts them alike. `alone[p, q]` says that no cell of either has
+    replicas: what stays on a tile then leaves it for no other one. `cut_src[p, g]` and `cut_dst[q, g]` point into
+    `edges`: cells, then their beginnings and ends.
+
+    Arrays are filled and searched in plain loops: numba compiles a sum or a slice longer than a loop.
     """
     producers, consumers, groups = pair.shape
     orders = variant.shape[2]
@@ -64,7 +57,7 @@ def edge_loads(
     received, local, sent = np.empty(tiles), np.empty(tiles), np.empty(tiles)
     runs, code = np.empty((orders, tiles)), np.empty((orders, tiles))
     want_all, want_runs, give_runs, held_runs = 1.0, np.empty(orders), np.empty(orders), np.empty(orders)
-    factors, apart = np.empty(orders), np.empty(orders)
+    apart = np.empty(orders)
     # Of the groups along which neither layout is cut factors are left; of the others this is where their numbers are.
     kind, first = np.empty(groups, np.int64), np.empty(orders, np.int64)
     needs, gives = np.empty(groups, np.int64), np.empty(groups, np.int64)
@@ -80,15 +73,14 @@ def edge_loads(
         slots = (home_at[p + 1] - home_at[p]) // tiles
         for q in range(consumers):
             n = to_at[q + 1] - to_at[q]
-            where = to[to_at[q] : to_at[q + 1]]
             # Orders that count runs alike are counted once.
             kinds = 0
             for o in range(orders):
-                if _same(variant, p, q, first, kinds, o) == kinds:
+                if same[p, q, o] == o:
                     first[kinds] = o
+                    want_runs[kinds] = held_runs[kinds] = give_runs[kinds] = 1.0
                     kinds += 1
             want_all, held_all, give_all = 1.0, 1.0, 1.0
-            want_runs[:], held_runs[:], give_runs[:] = 1.0, 1.0, 1.0
             active = 0
             for g in range(groups):
                 base = pair[p, q, g]
@@ -114,18 +106,20 @@ def edge_loads(
                     m = pool[begin + count]
                 elif not pool[base]:
                     m = min(edges[ds + 2], edges[ss + 2]) - max(edges[ds + 1], edges[ss + 1])
-                want_all, held_all, give_all = (
-                    want_all * pool[base + 5],
-                    held_all * max(m, 0),
-                    give_all * pool[base + 6],
-                )
+                want_all *= pool[base + 5]
+                held_all *= max(m, 0)
+                give_all *= pool[base + 6]
                 for k in range(kinds):
                     v = variant[p, q, first[k], g]
                     want_runs[k] *= pool[base + 5 + (1 + v) * both]
                     give_runs[k] *= pool[base + 6 + (1 + v) * both]
                     if m > 0:
                         held_runs[k] *= pool[begin + count * (v + 1)] if pool[base] else _runs(m, v, grain, shift)
-            sent[:], code[:kinds] = 0.0, 0.0
+            for t in range(tiles):
+                sent[t] = received[t] = local[t] = 0.0
+            for k in range(kinds):
+                for t in range(tiles):
+                    code[k, t] = runs[k, t] = 0.0
             for i in range(cells):
                 given = give_all
                 for j in range(active):
@@ -137,13 +131,13 @@ def edge_loads(
                     for j in range(active):
                         given *= pool[gives[j] + steps[k, j] + src[srcs[j] + i]]
                     code[k, at[at_at[p] + i]] += given
-            received[:], local[:], runs[:kinds] = 0.0, 0.0, 0.0
             for i in range(n):
-                t = where[i]
+                t = to[to_at[q] + i]
                 want, held = want_all, 0.0
                 for j in range(active):
                     want *= pool[needs[j] + dst[dsts[j] + i]]
-                apart[:kinds] = 0.0
+                for k in range(kinds):
+                    apart[k] = 0.0
                 for slot in range(slots if held_all > 0.0 else 0):
                     lives = home[home_at[p] + slot * tiles + t]
                     here = held_all if lives >= 0 else 0.0
@@ -184,14 +178,17 @@ def edge_loads(
                         for j in range(active):
                             pieces *= pool[needs[j] + steps[k, j] + dst[dsts[j] + i]]
                         runs[k, t] += max(pieces - apart[k], 1.0)
-            out[p, q, 0], out[p, q, 1] = received.max(), received.sum()
-            out[p, q, 2], out[p, q, 3] = local.max(), sent.max()
+            most, total, near, away = 0.0, 0.0, 0.0, 0.0
+            for t in range(tiles):
+                most, near, away = max(most, received[t]), max(near, local[t]), max(away, sent[t])
+                total += received[t]
+            out[p, q, 0], out[p, q, 1], out[p, q, 2], out[p, q, 3] = most, total, near, away
+            for k in range(kinds):
+                into, through = 0.0, 0.0
+                for t in range(tiles):
+                    into, through = max(into, runs[k, t]), max(through, runs[k, t] + code[k, t])
+                out[p, q, 4 + 2 * first[k]], out[p, q, 5 + 2 * first[k]] = into, through
             for o in range(orders):
-                k = _same(variant, p, q, first, kinds, o)
-                if first[k] == o:
-                    factors[k] = apart[k] = 0.0
-                    for t in range(tiles):
-                        factors[k] = max(factors[k], runs[k, t])
-                        apart[k] = max(apart[k], runs[k, t] + code[k, t])
-                out[p, q, 4 + 2 * o], out[p, q, 5 + 2 * o] = factors[k], apart[k]
+                out[p, q, 4 + 2 * o] = out[p, q, 4 + 2 * same[p, q, o]]
+                out[p, q, 5 + 2 * o] = out[p, q, 5 + 2 * same[p, q, o]]
     return out

@@ -7,6 +7,7 @@ one issue to different elements of memory, as long as the program fits: what doe
 near to the best one are tried as well, a fixed number of them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ipucc.program.liveness import liveness
 from ipucc.program.model import Compute, Program, walk
+from ipucc.tiles.intersect import Ints
 from ipucc.tiles.layout import GRAIN_BYTES
 
 __all__ = ["Allocation", "allocate"]
@@ -49,7 +51,7 @@ def allocate(program: Program, start: int) -> Allocation:
         np.lexsort((ids, -(size * (span + 1)))),
         np.lexsort((ids, first)),
     ]
-    from ipucc.passes.program.allocate_kernel import first_fit, search  # numba: imported only where it runs
+    from ipucc.passes.program.allocate_kernel import first_fit  # numba: imported only where it runs
 
     target = program.target
     wide, apart = _wanted(program, ids)
@@ -59,7 +61,7 @@ def allocate(program: Program, start: int) -> Allocation:
     shared, nowhere = conflict.astype(np.int8), np.zeros_like(wide)
     wishes = [(np.where(conflict & apart, np.int8(2), shared), wide), (shared, wide), (shared, nowhere)]
     for meets, inside in wishes:
-        found: list[tuple[bool, int, int, int, NDArray[np.int64], NDArray[np.int64]]] = []
+        found: list[tuple[bool, int, int, int, Ints, Ints]] = []
         for order in orders:
             offsets = first_fit(order, size, meets, start, inside, memory)
             peak = int((offsets + size).max(initial=start))
@@ -69,7 +71,11 @@ def allocate(program: Program, start: int) -> Allocation:
         if not over:
             break
     if over and _most_alive(held, size, first, last) <= target.tile_bytes - start:
-        offsets = search(order, size, shared, start, nowhere, memory, target.tile_bytes, _MOVES)
+
+        def placed(order: Ints) -> Ints:
+            return np.asarray(first_fit(order, size, shared, start, nowhere, memory), np.int64)
+
+        offsets = _search(order, size, placed, target.tile_bytes)
         peak = int((offsets + size).max(initial=start))
     out = [0] * len(program.buffers)
     for i, root in enumerate(ids.tolist()):
@@ -80,7 +86,36 @@ def allocate(program: Program, start: int) -> Allocation:
     return Allocation(out, peak)
 
 
-def _wanted(program: Program, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _search(order: Ints, size: Ints, placed: Callable[[Ints], Ints], enough: int) -> Ints:
+    """Offsets as `placed` makes them of an order near to the given one: a buffer that ends at the peak, or any other
+    one in turn, takes an earlier place, and stays there unless the peak rises. Ends after `_MOVES` or with a peak of
+    `enough`."""
+    best = placed(order)
+    peak = (best + size).max()
+    state = 1
+    for move in range(_MOVES):
+        if peak <= enough:
+            break
+        # Knuth's linear congruential generator: the same moves in every process.
+        state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+        draw = state >> 33
+        if move % 2 == 0:
+            high = int(np.flatnonzero((best + size)[order] == peak)[-1])
+        else:
+            high = draw // 1024 % order.size
+        if high == 0:
+            continue
+        low = draw % high
+        trial = order.copy()
+        trial[low], trial[low + 1 : high + 1] = order[high], order[low:high]
+        offsets = placed(trial)
+        reached = (offsets + size).max()
+        if reached <= peak:
+            order, best, peak = trial, offsets, reached
+    return best
+
+
+def _wanted(program: Program, ids: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Of the buffers `ids`, which should lie in interleaved memory, and [buffers, buffers]: which two in different
     elements."""
     place = {int(b): i for i, b in enumerate(ids)}
@@ -100,7 +135,7 @@ def _wanted(program: Program, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_]
     return wide, apart
 
 
-def _most_alive(held: NDArray[np.float32], size: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
+def _most_alive(held: NDArray[np.float32], size: Ints, first: Ints, last: Ints
                 ) -> int:  # fmt: skip
     """Bytes that are alive at one moment on one tile, at the worst: no offsets have a lower peak."""
     moments = int(last.max(initial=0)) + 2

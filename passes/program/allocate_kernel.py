@@ -1,4 +1,4 @@
-"""The inner loops of address assignment.
+"""The inner loop of address assignment.
 
 Where two buffers meet is 0 (never: they may share bytes), 1 (they must not share bytes) or 2 (nor an element of
 memory). `map` has the address where interleaved memory begins, the end of memory, and the size of an element below and
@@ -9,21 +9,21 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["first_fit", "search"]
+__all__ = ["first_fit"]
 
 Ints = NDArray[np.int64]
 Meets = NDArray[np.int8]
 Mask = NDArray[np.bool_]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+@numba.njit("int64(int64, int64[::1])", cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def _begin(at: int, map: Ints) -> int:
     """The start of the element of an address."""
     begin: int = at - at % map[2] if at < map[0] else at - (at - map[0]) % map[3]
     return begin
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+@numba.njit("int64(int64, int64[::1])", cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def _end(at: int, map: Ints) -> int:
     """The end of the element of the byte before an address."""
     # No element reaches from plain into interleaved memory.
@@ -75,37 +75,3 @@ def first_fit(order: Ints, size: Ints, meets: Meets, start: int, wide: Mask, map
             k -= 1
         placed[k] = i
     return offsets
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def search(order: Ints, size: Ints, meets: Meets, start: int, wide: Mask, map: Ints, enough: int, moves: int) -> Ints:
-    """Offsets by first fit in an order near to the given one: a buffer that ends at the peak, or any other one in turn,
-    takes an earlier place, and stays there unless the peak rises. Ends after `moves` or with a peak of `enough`."""
-    order = order.copy()
-    best = first_fit(order, size, meets, start, wide, map)
-    peak = (best + size).max()
-    state = np.uint64(1)
-    for move in range(moves):
-        if peak <= enough:
-            break
-        # Knuth's linear congruential generator: the same moves in every process.
-        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-        draw = np.int64(state >> np.uint64(33))
-        high = 0
-        if move % 2 == 0:
-            for n in range(order.size):
-                if best[order[n]] + size[order[n]] == peak:
-                    high = n
-        else:
-            high = int(draw // 1024 % order.size)
-        if high == 0:
-            continue
-        low = draw % high
-        trial = order.copy()
-        trial[low + 1 : high + 1] = order[low:high]
-        trial[low] = order[high]
-        offsets = first_fit(trial, size, meets, start, wide, map)
-        reached = (offsets + size).max()
-        if reached <= peak:
-            order, best, peak = trial, offsets, reached
-    return best

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-# One run for all tests: on one worker.
-pytestmark = pytest.mark.xdist_group("validate")
-
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "benchmarks" / "data" / "measurements.csv"
 

@@ -73,6 +73,17 @@ def mlp(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def fixed(mlp, tmp_path_factory) -> str:
+    """The perceptron for runs of 4 samples."""
+    model = onnx.load(mlp)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
+    onnx.save(model, path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def program(mlp, tmp_path_factory) -> str:
     """The perceptron, compiled for a batch of 4."""
     path = tmp_path_factory.mktemp("program") / "mlp.ipux"

@@ -46,17 +46,6 @@ def points(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def fixed(mlp, tmp_path_factory) -> str:
-    """The perceptron for runs of 4 samples."""
-    model = onnx.load(mlp)
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 4
-    path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
-    onnx.save(model, path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def samples(mlp) -> dict[str, np.ndarray]:
     """Samples, no multiple of a run, with labels that the dense model gives them; two are wrong and one not judged."""
     x = np.random.default_rng(3).standard_normal((SAMPLES, 32), np.float32)

@@ -24,7 +24,7 @@ from ipucc.passes.plan.numbers import FORBIDDEN
 from ipucc.passes.plan.price import Hosted
 from ipucc.passes.plan.problem import Candidate, Edge, Problem, Row, Table
 from ipucc.passes.plan.repeats import repetitions
-from ipucc.passes.plan.resting import home_layout, spread_layout
+from ipucc.passes.plan.resting import home_layout, hosted_kind, spread_layout
 from ipucc.target import Target
 from ipucc.tiles.layout import Layout
 
@@ -220,12 +220,9 @@ class _Maker:
 
     def hosted(self, i: int, op: TileOp) -> tuple[Hosted, ...]:
         return tuple(
-            self._kind(o) if self._hostable(o) and self.home.get(o.sources[0].tensor) == (i, k) else ""
+            hosted_kind(self.graph, o) if self._hostable(o) and self.home.get(o.sources[0].tensor) == (i, k) else ""
             for k, o in enumerate(op.operands)
         )
-
-    def _kind(self, operand: Operand) -> Hosted:
-        return "weight" if self.graph.tensors[operand.sources[0].tensor].kind == "weight" else "input"
 
     def _signature(self, i: int, op: TileOp) -> str:
         """Everything that an op's candidates depend on, names left out."""

@@ -57,10 +57,12 @@ def candidate(
             layout = brought.layout
             if hosted[k]:
                 full = stage.operand_layout(op, k)
-                home = resting(full, hosted[k], plan.gathered)
-                resident += 0 if again else home.nbytes
+                rests = resting(full, hosted[k], plan.gathered)
+                # What another part hands on is priced as if it were fetched: it costs that at the border.
+                home = resting(full, "input", False) if hosted[k] == "received" else rests
+                resident += 0 if again else rests.nbytes
                 if home is not full:
-                    here += layout.nbytes
+                    here += 0 if rests is full else layout.nbytes
                     cost = _tied(overlaps, home, layout)
                     # One phase brings all operands of a stage; where any comes by an edge, the edge pays it.
                     alone = k in early and all(hosted[x] for x in early) and not stage.takes_partials

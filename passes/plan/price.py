@@ -18,7 +18,8 @@ from ipucc.target import Target
 __all__ = ["Counts", "Hosted", "Priced", "Serial", "leaves_words", "price", "rounds_of", "worth_gathering"]
 
 Counts = NDArray[np.int64]
-Hosted = Literal["", "weight", "input"]
+Hosted = Literal["", "weight", "input", "received"]
+"""Where an operand comes from that rests where this op wants it: the host, or another part of the program."""
 
 _WORTH_GATHERING: Final = 256
 _WORD_BYTES: Final = 4
@@ -275,7 +276,7 @@ def price(
                 compute = compute + turns * codelet.cycles(held, target)
             continue
         least = -(-prod(operand.shape) * itemsize(operand.dtype) // target.tiles)
-        if at_host == "input":
+        if at_host != "weight":
             # Written once: tiles that need the same part fetch it from where it rests, spread over the chip.
             alone = copies == 1
             bytes_in = np.where(alone, 0, size * turns)

@@ -6,12 +6,13 @@ from math import prod
 import numpy as np
 
 from ipucc.ops.graph import TileGraph
+from ipucc.ops.spec import Operand
 from ipucc.passes.plan.price import Hosted, worth_gathering
 from ipucc.passes.plan.problem import Candidate
 from ipucc.tiles.cuts import Cut, cut_axis, nested_cut, owned, useful_parts
 from ipucc.tiles.layout import GRAIN_BYTES, Layout
 
-__all__ = ["home_layout", "resting", "spread_layout"]
+__all__ = ["home_layout", "hosted_kind", "resting", "spread_layout"]
 
 
 def spread_layout(shape: tuple[int, ...], itemsize: int, grain_dim: int, tiles: int) -> Layout:
@@ -43,19 +44,26 @@ def home_layout(graph: TileGraph, home: tuple[int, int], cand: Candidate) -> Lay
     i, k = home
     stage = next(st for st in cand.stages if k in st.operands)
     op = graph.ops[i].in_form(cand.form)
-    kind: Hosted = "weight" if graph.tensors[op.operands[k].sources[0].tensor].kind == "weight" else "input"
-    return resting(stage.operand_layout(op, k), kind, cand.plan.gathered)
+    return resting(stage.operand_layout(op, k), hosted_kind(graph, op.operands[k]), cand.plan.gathered)
+
+
+def hosted_kind(graph: TileGraph, operand: Operand) -> Hosted:
+    """Where an operand comes from that no op of the graph makes."""
+    kind = graph.tensors[operand.sources[0].tensor].kind
+    assert kind != "result"
+    return kind
 
 
 def resting(used: Layout, kind: Hosted, gathered: bool) -> Layout:
     """Where a host tensor rests that an op needs as in `used`: there, or in one copy.
 
     An input that several tiles need is written once and fetched from there. A weight is written wherever it is used,
-    unless the plan gathers weights and this one takes enough of every tile. Where cells overlap (halos), the one copy
+    unless the plan gathers weights and this one takes enough of every tile. What another part hands on comes over an
+    exchange in any case, which brings it to all tiles that need it at once. Where cells overlap (halos), the one copy
     of what they share lies in the last of them. The copy of a cell is dealt out to the tiles that share the cell. What
     is cut out of order is spread.
     """
-    if kind == "weight" and not gathered:
+    if (kind == "weight" and not gathered) or (kind == "received" and used.slots is None):
         return used
     parts = [_inside(cut, n) for cut, n in zip(used.cuts, used.shape, strict=True)]
     held = prod(int((hi - lo).sum()) for lo, hi in parts)
@@ -69,7 +77,7 @@ def resting(used: Layout, kind: Hosted, gathered: bool) -> Layout:
         tiles = used.used_tiles
         one = spread_layout(used.shape, used.itemsize, used.grain_dim, tiles.size)
         one = replace(one, tiles=tiles[one.tiles], by_rows=used.by_rows)
-    if kind == "input":
+    if kind != "weight":
         return one
     return one if bool(worth_gathering(np.asarray(used.nbytes), one.nbytes)) else used
 

@@ -174,12 +174,14 @@ class Builder:
 
     def add_output(self, value: ir.Value, declared: str) -> None:
         """A graph output. One that is an input, a constant or made of several parts is copied to one tensor first, and
-        so is one that is handed on in another view than it is, or in grains of another dimension than the last."""
+        so is one that is handed on in elements of less than a word, in another view than it is or in grains of another
+        dimension than the last."""
         ref = self.env[value] if value in self.env else self._weight(value)
         tensor = self.graph.tensors[ref.sources[0].tensor]
-        lies = ref.sources[0].view.is_identity and (
-            tensor.grain_dim == max(0, len(ref.shape) - 1) or itemsize(ref.dtype) >= 4
-        )
+        view = ref.sources[0].view
+        lies = view.is_total if itemsize(ref.dtype) >= 4 else (
+            view.is_identity and tensor.grain_dim == max(0, len(ref.shape) - 1)
+        )  # fmt: skip
         if len(ref.sources) != 1 or tensor.kind != "result" or (str(value.name) in self.options.handed and not lies):
             ref = self.copied(ref, f"{value.name}")
         self.graph.outputs.append(Output(str(value.name), declared, ref.shape, ref.sources[0], ref.gap))

@@ -9,6 +9,7 @@ nothing. A condition is sent to all tiles.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 
@@ -37,7 +38,7 @@ from ipucc.sparsity.buckets import PatternInput
 from ipucc.target import Target
 from ipucc.tiles.intersect import intersect
 from ipucc.tiles.layout import Layout
-from ipucc.tiles.view import View
+from ipucc.tiles.view import Group, View
 from ipucc.values import Declared
 
 __all__ = ["link"]
@@ -51,11 +52,13 @@ def link(module: Module, programs: Mapping[Part, Program], target: Target) -> Pr
 
 @dataclass(eq=False)
 class _Cell:
-    """A value on the tiles: its buffer, -1 until somebody says in which layout it is wanted."""
+    """A value on the tiles: its buffer, -1 until somebody says in which layout it is wanted, and what it is of that,
+    None for all of it as it is."""
 
     dtype: str
     shape: tuple[int, ...]
     buffer: int = -1
+    view: View | None = None
 
 
 Names = dict[str, _Cell]
@@ -91,7 +94,8 @@ class _Linker:
         for name, _, _ in self.module.outputs:
             if name in known:
                 cell = known[name]
-                self.reads[name] = HostRead(name, self._buffer_of(cell, name), View.identity(cell.shape))
+                view = cell.view or View.identity(cell.shape)
+                self.reads[name] = HostRead(name, self._buffer_of(cell, name), view)
         outputs = [*self.module.outputs, *self.counters]
         return Program(
             self.target, self.buffers, [*self.writes, *steps, *(self.reads[name] for name, _, _ in outputs)],
@@ -129,7 +133,8 @@ class _Linker:
             elif isinstance(step, HostRead):
                 buffer = self.buffers[step.buffer]
                 if step.tensor in part.handed:
-                    known[step.tensor] = _Cell(buffer.dtype, buffer.layout.shape, step.buffer)
+                    view = None if step.view.is_identity else step.view
+                    known[step.tensor] = _Cell(buffer.dtype, step.view.dst, step.buffer, view)
                 else:
                     self.reads[step.tensor] = step
             else:
@@ -142,7 +147,7 @@ class _Linker:
         if cell.buffer < 0:
             cell.buffer = step.buffer
             return []
-        move = self._move(cell.buffer, step.buffer)
+        move = self._move(cell, step.tensor, step.buffer)
         for frame in frames:
             if step.tensor in frame.outside:
                 frame.fetched.append(move)
@@ -183,8 +188,8 @@ class _Linker:
             if not ends or (c.result in self.wanted and cell.buffer < 0):
                 ends.append(self._buffer_of(cell, c.inside))
             for end in ends:
-                enter.append(self._move(self._buffer_of(before, c.before), end))
-                carry.append(self._move(self._buffer_of(after, c.after), end))
+                enter.append(self._move(before, c.before, end))
+                carry.append(self._move(after, c.after, end))
             known[c.result] = cell
         slices: list[Move] = []
         empty: list[Fill] = []
@@ -192,16 +197,21 @@ class _Linker:
             cell = inner[s.inside]
             if cell.buffer >= 0 and trips:
                 member, copies = self._member(cell.buffer)
-                slices += [self._move(b, a) for a, b in copies]
+                slices += [self._copy(b, a) for a, b in copies]
                 stack = self._stacked(member, trips, s.backwards, strides)
-                enter.append(self._move(self._buffer_of(known[s.whole], s.whole), stack))
+                enter.append(self._move(known[s.whole], s.whole, stack))
         for t in loop.stacked:
             cell = inner[t.inside]
             assert trips is not None
+            if cell.view is not None and prod(cell.view.src) > prod(cell.shape):
+                # Of more than is stacked.
+                cell, move = self._own(cell, t.inside)
+                carry.append(move)
             member, copies = self._member(self._buffer_of(cell, t.inside))
-            carry += [self._move(a, b) for a, b in copies]
+            carry += [self._copy(a, b) for a, b in copies]
             stack = self._stacked(member, trips, t.backwards, strides)
-            known[t.whole] = _Cell(cell.dtype, (trips, *cell.shape), stack)
+            rows = None if cell.view is None else _of_rows(cell.view, trips)
+            known[t.whole] = _Cell(cell.dtype, (trips, *cell.shape), stack, rows)
             if loop.count is None:
                 # Trips that are not made leave nothing.
                 empty.append(Fill(stack, 0.0))
@@ -236,16 +246,21 @@ class _Linker:
     def _branch(self, branch: Branch, known: Names, frames: tuple[_Frame, ...]) -> list[Step]:
         name = self._name(branch.name)
         condition = self._everywhere(f"{name}.condition")
-        source = self._buffer_of(known[branch.condition], branch.condition)
-        steps = self._exchange(f"{name}.enter", [self._move(source, condition)])
+        source = self._move(known[branch.condition], branch.condition, condition)
+        steps = self._exchange(f"{name}.enter", [source])
         one, two = dict(known), dict(known)
         then = self._region(branch.then, one, frames)
         otherwise = self._region(branch.otherwise, two, frames)
-        moves = []
+        left, moves = list[Move](), list[Move]()
         for result, first, second in branch.results:
             # Where the first branch leaves it the second one brings it.
-            known[result] = one[first]
-            moves.append(self._move(self._buffer_of(two[second], second), self._buffer_of(one[first], first)))
+            cell = one[first]
+            if cell.view is not None:
+                cell, move = self._own(cell, first)
+                left.append(move)
+            known[result] = cell
+            moves.append(self._move(two[second], second, self._buffer_of(cell, first)))
+        then += self._exchange(f"{name}.leave", left)
         otherwise += self._exchange(f"{name}.join", moves)
         return [*steps, If(name, condition, tuple(then), tuple(otherwise))]
 
@@ -264,12 +279,25 @@ class _Linker:
             self.buffers.append(Buffer(name, cell.dtype, layout))
         return cell.buffer
 
-    def _move(self, src: int, dst: int) -> Move:
+    def _own(self, cell: _Cell, name: str) -> tuple[_Cell, Move]:
+        """A value that is a view of a buffer in a buffer of its own, and what brings it there."""
+        own = _Cell(cell.dtype, cell.shape)
+        return own, self._move(cell, name, self._buffer_of(own, name))
+
+    def _move(self, cell: _Cell, name: str, dst: int) -> Move:
+        """A value from where it is to a buffer of its shape."""
+        src = self._buffer_of(cell, name)
         a, b = self.buffers[src], self.buffers[dst]
-        if (a.dtype, a.layout.shape) != (b.dtype, b.layout.shape):
-            raise RuntimeError(f"{a.name} of {a.dtype} {a.layout.shape} is no {b.dtype} {b.layout.shape} for {b.name}")
-        view = View.identity(a.layout.shape)
+        if (cell.dtype, cell.shape) != (b.dtype, b.layout.shape):
+            raise RuntimeError(f"{name} of {cell.dtype} {cell.shape} is no {b.dtype} {b.layout.shape} for {b.name}")
+        view = cell.view or View.identity(cell.shape)
         return Move(src, dst, intersect(a.layout, b.layout, view), view)
+
+    def _copy(self, src: int, dst: int) -> Move:
+        """A buffer to another one of its layout."""
+        layout = self.buffers[src].layout
+        view = View.identity(layout.shape)
+        return Move(src, dst, intersect(layout, self.buffers[dst].layout, view), view)
 
     def _exchange(self, name: str, moves: Sequence[Move]) -> list[Step]:
         return [Exchange(name, tuple(moves))] if moves else []
@@ -282,6 +310,13 @@ class _Linker:
             fresh = f"{name}#{number}"
         self.names.add(fresh)
         return fresh
+
+
+def _of_rows(view: View, rows: int) -> View:
+    """The view of every one of a number of rows."""
+    groups = (Group(tuple(d + 1 for d in g.src), tuple(d + 1 for d in g.dst), g.size if g.is_identity else g.index)
+              for g in view.groups)  # fmt: skip
+    return View((rows, *view.src), (rows, *view.dst), (Group((0,), (0,), rows), *groups))
 
 
 def _same(a: Array | None, b: Array | None) -> bool:

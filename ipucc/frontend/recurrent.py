@@ -4,6 +4,7 @@ The products with the inputs of all steps are one MatMul. What depends on the st
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,22 @@ def recurrent(node: ir.Node) -> bool:
 Step = Callable[[ir.Value, ir.Value, ir.Value, ir.Value | None], tuple[ir.Value, ir.Value, ir.Value]]
 
 
+@dataclass(frozen=True)
+class _Way:
+    """What the steps of a direction are made of, or those of both at once: products with the inputs [steps, ..., batch,
+    gates x hidden], the weights of the state, what is added to their product, peepholes, the first state and cell,
+    which step each sequence has, activations."""
+
+    inputs: ir.Value
+    back: ir.Value
+    bias: ir.Value | None
+    peep: ir.Value | None
+    h: ir.Value
+    c: ir.Value
+    alive: ir.Value | None
+    functions: tuple[str, ...]
+
+
 class _Recurrence:
     def __init__(self, node: ir.Node, shape: tuple[int, ...], functions: list[str]) -> None:
         self.node, self.e = node, Emitter(node)
@@ -61,7 +78,11 @@ class _Recurrence:
         x = node.inputs[0]
         if self.batch_first:
             x = e.op("Transpose", x, perm=[1, 0, 2])
-        found = [self.direction(x, d, backwards) for d, backwards in enumerate(self.directions)]
+        ways = [self.way(x, d) for d in range(len(self.directions))]
+        if len(ways) == 2 and ways[0].functions == ways[1].functions:
+            found = self.both(*ways)
+        else:
+            found = [self.loop(way, d, self.directions[d]) for d, way in enumerate(ways)]
         # [steps, directions, batch, hidden], and the last states [directions, batch, hidden].
         states = [e.op("Unsqueeze", ys, e.ints(1)) for ys, _, _ in found]
         y = self.joined(states, 1)
@@ -87,8 +108,8 @@ class _Recurrence:
             return e.constant(np.zeros((self.batch, self.hidden)), self.dtype)
         return e.op("Gather", value, e.constant(np.int64(direction)), axis=1 if self.batch_first else 0)
 
-    def direction(self, x: ir.Value | None, d: int, backwards: bool) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """States of all steps [steps, batch, hidden], the last state and, of an LSTM, the last cell."""
+    def way(self, x: ir.Value | None, d: int) -> "_Way":
+        """What the steps of one direction are made of. Weights are prepared once, outside of the loop."""
         e = self.e
         gates = _GATES[self.kind]
         w, r = self.part(1, d), self.part(2, d)
@@ -96,43 +117,72 @@ class _Recurrence:
         bias, state_bias = self.biases(d, gates)
         if bias is not None:
             inputs = e.op("Add", inputs, bias)
-        back = e.op("Transpose", r, perm=[1, 0])
         h = self.initial(5, d)
         c = self.initial(6, d) if self.kind == "LSTM" else h
-        peep = self.split(self.part(7, d), 3, 0) if self.kind == "LSTM" and operand(self.node, 7) is not None else None
         count = len(_DEFAULTS[self.kind])
-        f = self.functions[d * count : (d + 1) * count]
-        alive = self.alive()
-        # Weights are prepared once, outside of the loop.
-        split_back = self.split(back, 3, 1) if self.kind == "GRU" else ()
+        return _Way(
+            inputs, e.op("Transpose", r, perm=[1, 0]), state_bias, self.part(7, d) if self.kind == "LSTM" else None,
+            h, c, self.alive(), tuple(self.functions[d * count : (d + 1) * count]),
+        )  # fmt: skip
+
+    def both(self, one: "_Way", two: "_Way") -> list[tuple[ir.Value, ir.Value, ir.Value]]:
+        """Both directions in the same steps: states [2, batch, hidden], and the second one of them turned in time."""
+        e = self.e
+
+        def turned(value: ir.Value) -> ir.Value:
+            return e.op("Gather", value, e.constant(np.arange(self.steps)[::-1].copy()), axis=0)
+
+        def pair(a: ir.Value, b: ir.Value, *axes: int) -> ir.Value:
+            return self.joined([e.op("Unsqueeze", v, e.ints(*axes)) for v in (a, b)], axes[0])
+
+        def given(a: ir.Value | None, b: ir.Value | None) -> ir.Value | None:
+            return None if a is None or b is None else pair(a, b, 0, 1)
+
+        alive = None if one.alive is None else pair(one.alive, turned(one.alive), 1)
+        way = _Way(
+            pair(one.inputs, turned(two.inputs), 1), pair(one.back, two.back, 0), given(one.bias, two.bias),
+            given(one.peep, two.peep), pair(one.h, two.h, 0), pair(one.c, two.c, 0), alive, one.functions,
+        )  # fmt: skip
+        ys, h, c = self.loop(way, 0, False)
+        found = []
+        for d in range(2):
+            at = e.constant(np.int64(d))
+            shown = e.op("Gather", ys, at, axis=1)
+            last_h, last_c = (e.op("Gather", v, at, axis=0) for v in (h, c))
+            found.append((turned(shown) if d else shown, last_h, last_c))
+        return found
+
+    def loop(self, way: "_Way", d: int, backwards: bool) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """States of all steps, the last state and, of an LSTM, the last cell."""
+        f = way.functions
+        split_back = self.split(way.back, 3, -1) if self.kind == "GRU" else ()
+        peep = None if way.peep is None else self.split(way.peep, 3, -1)
 
         def step(now: ir.Value, h: ir.Value, c: ir.Value, live: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value]:
             """(shown, new state, new cell)."""
             if self.kind == "RNN":
-                new_h, new_c = self.rnn(now, h, back, f), c
+                new_h, new_c = self.rnn(now, h, way.back, f), c
             elif self.kind == "GRU":
-                new_h, new_c = self.gru(now, h, back, split_back, state_bias, f), c
+                new_h, new_c = self.gru(now, h, way.back, split_back, way.bias, f), c
             else:
-                new_h, new_c = self.lstm(now, h, c, back, peep, f)
+                new_h, new_c = self.lstm(now, h, c, way.back, peep, f)
             if live is None:
                 return new_h, new_h, new_c
             shown = self.e.op("Where", live, new_h, self.e.constant(0.0, self.dtype))
             return shown, self.e.op("Where", live, new_h, h), self.e.op("Where", live, new_c, c)
 
-        return self.loop(step, inputs, h, c, alive, d, backwards)
+        return self.scan(step, way, d, backwards)
 
-    def loop(
-        self, step: Step, inputs: ir.Value, h: ir.Value, c: ir.Value, alive: ir.Value | None, d: int, backwards: bool
-    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def scan(self, step: Step, way: "_Way", d: int, backwards: bool) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The steps as a Scan over the inputs."""
-        e, states = self.e, [h, c] if self.kind == "LSTM" else [h]
-        scanned = [inputs] if alive is None else [inputs, alive]
+        e, states = self.e, [way.h, way.c] if self.kind == "LSTM" else [way.h]
+        scanned = [way.inputs] if way.alive is None else [way.inputs, way.alive]
         names = [f"{e.prefix}/step{d}/{n}" for n in ("h", "c")[: len(states)] + ("x", "alive")[: len(scanned)]]
         formal = [ir.Value(name=n) for n in names]
         body = ir.Graph(formal, [], nodes=[], name=f"step{d}", opset_imports=dict(e.graph.opset_imports))
         held, given = formal[: len(states)], formal[len(states) :]
         self.e = BodyEmitter(e, body)
-        shown, new_h, new_c = step(given[0], held[0], held[-1], given[1] if alive is not None else None)
+        shown, new_h, new_c = step(given[0], held[0], held[-1], given[1] if way.alive is not None else None)
         body.outputs.extend([new_h, *([new_c] if self.kind == "LSTM" else []), self.e.op("Identity", shown)])
         self.e = e
         scan = ir.node(
@@ -182,12 +232,12 @@ class _Recurrence:
         f: Sequence[str],
     ) -> ir.Value:
         e = self.e
-        xz, xr, xh = self.split(x, 3, 1)
+        xz, xr, xh = self.split(x, 3, -1)
         if self.node.attributes.get_int("linear_before_reset", 0):
             product = e.op("MatMul", h, back)
             if bias is not None:
                 product = e.op("Add", product, bias)
-            hz, hr, hh = self.split(product, 3, 1)
+            hz, hr, hh = self.split(product, 3, -1)
             z, r = e.op(f[0], e.op("Add", xz, hz)), e.op(f[0], e.op("Add", xr, hr))
             new = e.op(f[1], e.op("Add", xh, e.op("Mul", r, hh)))
         else:
@@ -202,7 +252,7 @@ class _Recurrence:
         self, x: ir.Value, h: ir.Value, c: ir.Value, back: ir.Value, peep: Sequence[ir.Value] | None, f: Sequence[str]
     ) -> tuple[ir.Value, ir.Value]:
         e = self.e
-        i, o, forget, g = self.split(e.op("Add", x, e.op("MatMul", h, back)), 4, 1)
+        i, o, forget, g = self.split(e.op("Add", x, e.op("MatMul", h, back)), 4, -1)
         if peep is not None:
             i, forget = e.op("Add", i, e.op("Mul", peep[0], c)), e.op("Add", forget, e.op("Mul", peep[2], c))
         new = e.op("Add", e.op("Mul", e.op(f[0], forget), c), e.op("Mul", e.op(f[0], i), e.op(f[1], g)))

@@ -203,8 +203,8 @@ class _Linker:
         for t in loop.stacked:
             cell = inner[t.inside]
             assert trips is not None
-            if cell.view is not None and prod(cell.view.src) > prod(cell.shape):
-                # Of more than is stacked.
+            if cell.view is not None and (not cell.view.src or prod(cell.view.src) > prod(cell.shape)):
+                # A number, which is no member of a stack, or more than is stacked.
                 cell, move = self._own(cell, t.inside)
                 carry.append(move)
             member, copies = self._member(self._buffer_of(cell, t.inside))

@@ -11,8 +11,9 @@ from ipucc.program.verify import verify_program
 
 __all__ = ["held_against_the_oracles"]
 
-REFUSALS: Final = ("IPU02", "IPU04", "IPU0119")
-"""What may be said of a graph that is not compiled: an op in this form is not supported, the machine is too small."""
+REFUSALS: Final = ("IPU02", "IPU04", "IPU0119", "IPU0324")
+"""What may be said of a graph that is not compiled: an op in this form is not supported, or not for operands of which
+data says how large they are; the machine is too small."""
 
 
 def held_against_the_oracles(net: Net, target: str, solver: Literal["cpsat", "greedy"]) -> str:

@@ -195,11 +195,14 @@ _SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_search import random_numbers
+from dataclasses import replace
 from ipucc.passes.plan.effort import BUDGETS
 from ipucc.passes.plan.search import search
 n = random_numbers(11, variables=24, most=8, fill=0.15)
 low, high = n.extremes()
-found = search(n, int(low.max() + (high.max() - low.max()) // 4), BUDGETS["default"])
+# Too little time for one strategy: those that take turns search as well.
+budget = replace(BUDGETS["default"], first_time=0.05, shared_time=0.05)
+found = search(n, int(low.max() + (high.max() - low.max()) // 4), budget)
 print(found.status, found.cycles, found.bound, found.choice.tolist())
 """
 

@@ -228,21 +228,21 @@ ipucc.compile(model, precision="fp16", effort="fast", cache=cache or None).save(
 """
 
 
-def started(model: str | Path, cores: str, cache: Path | None, out: Path) -> subprocess.Popen[bytes]:
-    """A process that compiles a model on so many cores."""
+def started(model: str | Path, cores: str, cache: Path | None, out: Path, seed: int = 0) -> subprocess.Popen[bytes]:
+    """A process that compiles a model on so many cores, with sets in an order of its own."""
     named = "" if cache is None else str(cache)
-    environment = {**os.environ, "IPUCC_CACHE_DIR": ""}
+    environment = {**os.environ, "IPUCC_CACHE_DIR": "", "PYTHONHASHSEED": str(seed)}
     return subprocess.Popen([sys.executable, "-c", COMPILE, str(model), cores, named, str(out)], env=environment)
 
 
-def test_the_bytes_depend_on_neither_cores_nor_cache(tmp_path: Path) -> None:
+def test_the_bytes_depend_on_neither_cores_nor_cache_nor_hashes(tmp_path: Path) -> None:
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system binds no process to a core")
     cache, made = tmp_path / "cache", []
     # Without a cache, with an empty one, with plans that a process on other cores has made.
     for i, (cores, folder) in enumerate([("one", None), ("all", cache), ("one", cache)]):
         out = tmp_path / f"{i}.ipux"
-        assert started(DIGITS, cores, folder, out).wait() == 0
+        assert started(DIGITS, cores, folder, out, i).wait() == 0
         made.append(out.read_bytes())
         forget_programs(tmp_path)
     assert made[0] == made[1] == made[2]

@@ -87,13 +87,6 @@ def test_json_is_one_document_on_a_clean_stream(mlp, program, tmp_path):
         assert json.loads(done.stdout)["schema"].startswith("ipucc.")
 
 
-def test_two_processes_write_the_same_bytes(mlp, tmp_path):
-    for seed in ("1", "2"):
-        done = run("compile", mlp, "--dim", "n=4", "-o", tmp_path / seed, "--precision", "fp16", PYTHONHASHSEED=seed)
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-
-
 def test_exit_codes_reach_the_shell(mlp, tmp_path):
     assert run("--version").returncode == 0
     assert run("compile", mlp, "-o", tmp_path / "m.ipux").returncode == 1

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import fields
@@ -49,31 +47,6 @@ def test_equal_layouts_are_one_object_after_reading(compiled: Programs, tmp_path
     for a in read.buffers:
         for b in read.buffers:
             assert (a.layout is b.layout) == a.layout.same_as(b.layout)
-
-
-def test_equal_bytes_in_processes_with_other_hash_seeds(tmp_path: Path) -> None:
-    script = """
-import hashlib, sys
-import numpy as np
-from onnx import numpy_helper, parser
-from ipucc.compiler import CompileOptions, compile_model
-from ipucc.program.file import save_program
-m = parser.parse_model('<ir_version: 10, opset_import: ["": 20]> g (float[6, 32] x) => (float[6, 8] y, float[6, 1] z) '
-                       '{ h = MatMul(x, w) y = Relu(h) z = ReduceMax<keepdims = 1>(h, axes) }')
-m.graph.initializer.append(numpy_helper.from_array(np.ones((32, 8), np.float32), "w"))
-m.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
-save_program(compile_model(m, CompileOptions(solver="greedy")).program, sys.argv[1])
-print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
-"""
-    digests = []
-    for seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": seed}
-        run = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / f"{seed}.ipux")], env=env, capture_output=True, text=True
-        )
-        assert run.returncode == 0, run.stderr
-        digests.append(run.stdout)
-    assert digests[0] == digests[1]
 
 
 def test_the_file_is_a_stored_zip_without_traces(compiled: Programs, tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def cut(model: ir.Model, node: ir.Node, received: frozenset[str], load: Import) 
     signature: dict[str, tuple[ir.TypeProtocol, ir.Shape]] = {}
     handed = frozenset(str(v.name) for v in wanted)
     ends = [v for v in outputs if v not in late]
+    behind = frozenset((*received, *names, *handed))
+    # Before the import of what comes first, which may let duplicates take the place of each other.
+    tail = model_of(model, rest, [v for v in outputs if v in late and v not in results], behind)
     head = model_of(model, first, [*wanted, *(v for v in ends if v not in wanted)], received)
     if head is not None:
         region, found = load(head, received)
@@ -80,12 +83,10 @@ def cut(model: ir.Model, node: ir.Node, received: frozenset[str], load: Import) 
         hand_on(region, handed)
     region.append(made.item)
     signature.update({name: made.signature[name] for name in names})
-    for value in early:
-        if str(value.name) in signature:
-            value.type, value.shape = signature[str(value.name)][0], signature[str(value.name)][1].copy()
-    behind = frozenset((*received, *names, *handed))
-    tail = model_of(model, rest, [v for v in outputs if v in late and v not in results], behind)
     if tail is not None:
+        for value in tail.graph.inputs:
+            if str(value.name) in signature:
+                value.type, value.shape = signature[str(value.name)][0], signature[str(value.name)][1].copy()
         after, found = load(tail, behind)
         signature.update(found)
         region += after

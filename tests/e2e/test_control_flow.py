@@ -112,6 +112,16 @@ def test_rows_of_a_loop_whose_trips_data_decides_are_cut_for_the_host(runs: Runs
     assert exe.run({"x": x, "go": np.array(True)}).outputs["all"].shape == (5, 3)
 
 
+def test_what_is_computed_twice_before_a_branch_is_known_behind_it(runs: Runs) -> None:
+    text = """g (float[2,8] x, bool c) => (float[2,8] one, float[2,8] two, float[2,8] y) {
+      one = Sign(x)  two = Sign(x)
+      b = If (c) <then_branch = t () => (float[2,8] p) { p = Neg(x) },
+                  else_branch = e () => (float[2,8] q) { q = Abs(x) }>
+      y = Mul(b, two)
+    }"""
+    runs(text, [{"x": drawn(2, 8), "c": np.array(c)} for c in (True, False)])
+
+
 def test_the_number_of_trips_is_an_input(runs: Runs) -> None:
     exe = runs(COUNT, [{"m": np.array(m), "x": drawn(4, 16)} for m in (3, 0)])
     assert exe.run({"m": np.array(5), "x": drawn(4, 16)}).decisions == {"y": (5,)}

@@ -11,14 +11,15 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from ipucc.frontend import bounded, placing, quantise, sampling, spectral, training, windowed
+from ipucc.frontend import bounded, contrib, placing, quantise, sampling, spectral, training, windowed
 from ipucc.frontend.einsum import einsum
 from ipucc.frontend.emit import Emitter, constant_of, operand, shape_or_none
+from ipucc.frontend.functions import has_body
 from ipucc.frontend.recurrent import recurrent
 from ipucc.frontend.slicing import range_by_data, slice_by_data
 from ipucc.graph.edit import REFUSED
 
-__all__ = ["decompose"]
+__all__ = ["decompose", "waits"]
 
 Rule = Callable[[ir.Node], bool | str]
 
@@ -28,13 +29,23 @@ def decompose(model: ir.Model) -> int:
     count = 0
     for node in list(model.graph):
         rule = RULES.get((node.domain, node.op_type))
-        known = all(v is None or (shape_or_none(v) is not None and v.dtype is not None) for v in node.inputs)
-        if rule is not None and known:
+        if rule is not None and _known(node):
             done = rule(node)
             if isinstance(done, str):
                 node.meta[REFUSED] = done
             count += done is True
     return count
+
+
+def waits(node: ir.Node) -> bool:
+    """Whether a node would be written in others if the shapes of its operands were known."""
+    if _known(node):
+        return False
+    return (node.domain, node.op_type) in RULES or has_body(node)
+
+
+def _known(node: ir.Node) -> bool:
+    return all(v is None or (shape_or_none(v) is not None and v.dtype is not None) for v in node.inputs)
 
 
 def wanted(node: ir.Node, index: int) -> bool:
@@ -195,6 +206,7 @@ _TRAINING: Final[dict[str, Rule]] = {
 }
 RULES: Final[dict[tuple[str, str], Rule]] = {
     **{("", op): rule for op, rule in _RULES.items()},
+    **{("com.microsoft", op): rule for op, rule in contrib.RULES.items()},
     **{("ai.onnx.ml", op): rule for op, rule in _ML.items()},
     **{("ai.onnx.preview.training", op): rule for op, rule in _TRAINING.items()},
 }

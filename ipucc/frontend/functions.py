@@ -120,6 +120,18 @@ def _since(op_type: str, opset: int) -> int | None:
         return None
 
 
+def has_body(node: ir.Node) -> bool:
+    """Whether ONNX has a function body for a node's op, be it one that depends on the types of its operands."""
+    graph = node.graph
+    opset = graph.opset_imports.get("", 1) if isinstance(graph, ir.Graph) else 1
+    try:
+        schema = onnx.defs.get_schema(node.op_type, 1 if node.domain else opset, node.domain)
+    except SchemaError:
+        return False
+    bodies = cast(_FunctionSchema, schema)
+    return bool(bodies.function_opset_versions or bodies.context_dependent_function_opset_versions)
+
+
 def _schema_function(node: ir.Node, opset: int, typed: bool) -> onnx.FunctionProto | None:
     try:
         schema = onnx.defs.get_schema(node.op_type, 1 if node.domain else opset, node.domain)

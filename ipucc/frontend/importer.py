@@ -13,9 +13,8 @@ from onnx_ir.passes.common import (
 from ipucc.diagnostics import CompileError, error
 from ipucc.frontend.attention import expand_attention
 from ipucc.frontend.bind import bind_values, bound_shapes
-from ipucc.frontend.contrib import rewrite_contrib
 from ipucc.frontend.control import Signature, cut, first_control
-from ipucc.frontend.decompose import decompose
+from ipucc.frontend.decompose import decompose, waits
 from ipucc.frontend.dims import bind_dims
 from ipucc.frontend.extents import move_trims, stuck_trims, take_trims
 from ipucc.frontend.files import ModelSource, open_model
@@ -110,7 +109,6 @@ def load_module(
     bind_values(model, bind or {}, where)
     model.graph.sort()
     model = convert_opset(model)
-    rewrite_contrib(model)
     inline_schema_functions(model, native, where, typed=False)
     scalar_ranges(model)
     forget_shapes(model)
@@ -153,7 +151,7 @@ class _Reader:
             settle(model, self.where)
         tidy(model)
         # What is said of a node's own result says more than that it is not supported.
-        unsupported = unsupported_nodes(model, self.supported, self.where) if self.supported is not None else []
+        unsupported = unsupported_nodes(model, self._refused, self.where)
         problems = {problem.node: problem for problem in (*unsupported, *stuck)}
         own = {problem.node: problem for problem in check_static(model, self.where)}
         problems |= {node: problem for node, problem in own.items() if node not in {found.node for found in stuck}}
@@ -170,6 +168,10 @@ class _Reader:
             assert shape is not None
             signature[str(value.name)] = kind, shape
         return [Part(model, received & names, frozenset())], signature
+
+    def _refused(self, node: ir.Node) -> str | None:
+        """Why a node is not supported; None for one that is, or that would be written in others that may be."""
+        return None if self.supported is None or waits(node) else self.supported(node)
 
 
 def _port(name: str, kind: ir.TypeProtocol | None, shape: ir.Shape | None) -> Port:

@@ -27,15 +27,8 @@ REWRITES: Mapping[str, str] = {
 }
 _CONTRIB_REWRITES: Mapping[str, str] = {
     "Attention": "export without onnxruntime's transformer optimisations",
-    "BiasGelu": "use Add and Gelu",
     "EmbedLayerNormalization": "export without onnxruntime's transformer optimisations",
-    "FastGelu": 'use Gelu with approximate="tanh"',
-    "FusedConv": "use Conv and the activation as two nodes",
-    "FusedMatMul": "use Transpose, MatMul and Mul",
     "MultiHeadAttention": "use Attention of opset 23",
-    "QuickGelu": "use Swish of opset 24, or Sigmoid and Mul",
-    "SkipLayerNormalization": "use Add and LayerNormalization",
-    "SkipSimplifiedLayerNormalization": "use Add and RMSNormalization of opset 23",
 }
 
 

@@ -10,7 +10,7 @@ from ipucc.frontend import load_model, unsupported_nodes
 HEADER = '<ir_version: 10, opset_import: ["": 26, "my.ops": 1, "com.microsoft": 1]>\n'
 TEXT = """g (bool c, float[2,4] x) => (float[2,4] y) {
   [u] a = my.ops.Foo (x)
-  [m] b = com.microsoft.BiasGelu (a, x)
+  [m] b = com.microsoft.MultiHeadAttention (a, x)
   [d] e = Multinomial (b2)
   [k] b2 = Relu (x)
   [i] y = If (c) <then_branch = t () => (float[2,4] p) { [in] p = Selu (x) },
@@ -27,15 +27,15 @@ def refuse(*kinds: str) -> object:
 
 def test_unsupported_nodes_are_collected_in_order() -> None:
     model = ir.from_proto(parser.parse_model(HEADER + TEXT))
-    found = unsupported_nodes(model, refuse("Foo", "BiasGelu", "Multinomial", "Selu"))
+    found = unsupported_nodes(model, refuse("Foo", "MultiHeadAttention", "Multinomial", "Selu"))
     assert [(problem.node, problem.op) for problem in found] == [
         ("u", "my.ops.Foo"),
-        ("m", "com.microsoft.BiasGelu"),
+        ("m", "com.microsoft.MultiHeadAttention"),
         ("d", "Multinomial"),
         ("in", "Selu"),
     ]
     assert all(problem.id == "IPU0201" and "no codelet" in problem.message for problem in found)
-    assert found[1].help == ("use Add and Gelu",)
+    assert found[1].help == ("use Attention of opset 23",)
     assert found[2].help
 
 

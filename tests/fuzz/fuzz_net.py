@@ -204,8 +204,8 @@ class Net:
         if exact and op in SUMMING and not narrow and all(map(_stepped, [*found, *(v.array for v in operands)])):
             return [0.0] * len(found)
         off = [0.0] * len(found)
-        # What jumps where operands are alike (Hardmax, TopK, Round) shows it when they move apart: with each draw, half of
-        # them do.
+        # What jumps where operands are alike (Hardmax, TopK, Round) shows it when they move apart: with each draw, half
+        # of them do.
         for seed in range(0 if exact else 10 if op in KEEPING else 2):
             rng = np.random.default_rng(seed)
             moved = [v.array if not v.error else (v.array.astype(np.float64) + v.error * rng.choice([-1, 1], v.shape))

@@ -106,7 +106,7 @@ def dealt_layout(used: Layout) -> Layout:
     pieces, rank = prod(ways), len(used.shape)
     # Pieces are dealt evenly over the tiles that share a cell, all of them where there are as many pieces.
     pick = np.arange(pieces) * used.replicas // pieces
-    inner = used.tiles[..., pick].reshape(*used.grid, *ways)
+    inner = used.tiles[..., pick].reshape((*used.grid, *ways))
     inner = inner.transpose([x for d in range(rank) for x in (d, rank + d)])
     tiles = inner.reshape(*(n * w for n, w in zip(used.grid, ways, strict=True)), 1)
     slots = used.slots

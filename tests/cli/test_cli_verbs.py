@@ -446,7 +446,7 @@ def test_what_does_not_fit_is_recomputed_unless_told_otherwise(ipucc, write, mac
         }""")
     for name, shape in (("w", (16, 512)), ("v", (512, 16))):
         model.graph.initializer.append(numpy_helper.from_array(np.full(shape, 1 / 64, np.float32), name))
-    half = 225 << 10
+    half = 200 << 10
     target = machine_file(tiles=16, tile_bytes=2 * half, executable_bytes=half, interleaved_bytes=half, phase_cycles=16)
     arguments = ("-v", "compile", write(model), "-o", tmp_path / "m.ipux", "--target", target, "--solver", "greedy")
     refused = ipucc(*arguments, "--recompute", "off")

@@ -48,6 +48,14 @@ ROWS = """g (float[3] x, bool go) => (float[3] y, float[n,3] all, float[n] tops)
   all = Abs(rows)
 }"""
 
+SIZES = """g (float[3] x, bool go) => (float[3] y, int64[4] sizes) {
+  m = Constant<value: tensor = int64 {1}>()  top = Constant<value: tensor = float {9.0}>()
+  y, rows = Loop (m, go, x) <body = b (int64 i, bool c, float[3] a) => (bool d, float[3] a2, float[3] s) {
+    a2 = Add(a, a)  s = Neg(a)  r = ReduceMax<keepdims=0>(a2)  d = Less(r, top)
+  }>
+  n = Shape(rows)  sizes = Concat<axis=0>(n, n)
+}"""
+
 NESTED = """g (float[2,8] x, float[8] step) => (float[2,8] y) {
   three = Constant<value: tensor = int64 {3}>()  go = Constant<value: tensor = bool {1}>()
   limit = Constant<value: tensor = float {4.0}>()  scaled = Mul(step, step)
@@ -120,6 +128,13 @@ def test_what_is_computed_twice_before_a_branch_is_known_behind_it(runs: Runs) -
       y = Mul(b, two)
     }"""
     runs(text, [{"x": drawn(2, 8), "c": np.array(c)} for c in (True, False)])
+
+
+def test_the_size_of_rows_that_data_decides_is_a_value(runs: Runs) -> None:
+    x = np.array([0.5, 0.25, -1], np.float32)
+    exe = runs(SIZES, [{"x": x * s, "go": np.array(go)} for s, go in ((1, True), (20, True))])
+    # A scalar that more than one tile holds: it is cut into a single piece, for one of them.
+    assert exe.run({"x": x * 20, "go": np.array(True)}).outputs["sizes"].tolist() == [1, 3, 1, 3]
 
 
 def test_the_number_of_trips_is_an_input(runs: Runs) -> None:

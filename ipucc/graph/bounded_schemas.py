@@ -97,8 +97,8 @@ def select_body(node: ir.Node, body: Body, operands: tuple[ir.Value, ...]) -> ir
     turned = body.node("Transpose", [which], {"perm": (1, 0)})
     earlier = body.node("Cast", [body.node("Less", [turned, which], {})], {"to": int(ir.DataType.INT64)})
     before = body.node("ReduceSum", [earlier, ints(1)], {"keepdims": 1})
-    line = body.node("CumSum", [body.node("Add", [body.node("Mul", [which, ints(0)], {}), ints(1)], {}), ints(0)],
-                     {"exclusive": 1})  # fmt: skip
+    ones = body.node("Add", [body.node("Mul", [which, ints(0)], {}), ints(1)], {})
+    line = body.node("CumSum", [ones, body.constant(np.array(0, np.int64))], {"exclusive": 1})
     place = body.node("Concat", [which, body.node("Sub", [line, before], {})], {"axis": 1})
     total = body.node("ReduceProd", [shape, ints(0)], {"keepdims": 1})
     table = body.node("Expand", [ints(-1), body.node("Concat", [total, ints(count)], {"axis": 0})], {})

@@ -113,8 +113,12 @@ class Builder:
         return np.asarray(value.const_value.numpy())
 
     def define(self, node: ir.Node, ref: Ref, i: int = 0) -> None:
-        """Result i of a node is this ref."""
-        self.env[node.outputs[i]] = ref
+        """Result i of a node is this ref. Raises IPU0203 for one of another element type: a fused op whose expression
+        ends in another type than its product has."""
+        value = node.outputs[i]
+        if value.dtype is not None and (wanted := dtype_of(value)) != ref.dtype:
+            raise self.fail("IPU0203", f"a {node.op_type} of {ref.dtype} with a result of {wanted} is not supported")
+        self.env[value] = ref
 
     def view(self, ref: Ref, view: View) -> Ref:
         """A ref seen through one more view."""

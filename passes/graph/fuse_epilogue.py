@@ -188,8 +188,11 @@ class _Fuser:
         shape = static_shape(root.outputs[0])
         if static_shape(exit_value) != shape or any(static_shape(n.outputs[0]) != shape for n in region.nodes):
             return "an operand is larger than the result"
+        held = root.inputs[0].dtype if root.inputs[0] is not None else None
         if exit_value.dtype is None or not exit_value.dtype.is_floating_point():
             return f"its result is {exit_value.dtype}"
+        if exit_value.dtype != held:
+            return f"its result is {exit_value.dtype}, and the product is of {held}"
         if repeated := region.repeats(exit_value):
             return f"{', '.join(repeated)} would be computed twice"
         if not self._fits(region, exit_value, self.max_operands):

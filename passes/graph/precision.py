@@ -13,6 +13,7 @@ from ipucc.graph.expr import Call, Const, Expr, call, canonical, constant_type, 
 from ipucc.graph.schemas import DOMAIN, attach_functions, expression
 from ipucc.graph.tensors import MissingTensor
 from ipucc.pass_manager import Pass, PassContext, option
+from ipucc.passes.graph.integer_products import integer_products
 
 IO_DTYPE: Final = "ipucc.io_dtype"
 """Metadata of an input or output of the graph: the element type that the model's users give and expect."""
@@ -38,7 +39,8 @@ _TYPES: Final = {"fp16": ir.DataType.FLOAT16}
 
 @dataclass(frozen=True)
 class Precision(Pass):
-    """Leaves no float32 (or float64) value: weights, results, inputs and outputs are of the chosen type.
+    """Leaves no float32 (or float64) value: weights, results, inputs and outputs are of the chosen type. Products of
+    integers, as quantised models have them, stay in float32, since float16 does not hold their sums.
 
     Integer and bool values stay, and so do Casts from and to them. Finite constants beyond +-65504 (masks
     often hold -3.4e38) are clamped to that, infinities stay, and an epsilon does not become zero. Inputs
@@ -56,7 +58,7 @@ class Precision(Pass):
             if _converts(value.dtype):
                 assert value.dtype is not None
                 value.metadata_props.setdefault(IO_DTYPE, dtype_name(value.dtype))
-        changed = _protect_float32_operands(model)
+        changed = _protect_integer_products(model) | _protect_float32_operands(model)
         for graph in all_graphs(model):
             for value in graph.inputs:
                 changed |= _retype(value, target)
@@ -73,6 +75,43 @@ class Precision(Pass):
             prune(model)
             attach_functions(model)
         return changed
+
+
+def _protect_integer_products(model: ir.Model) -> bool:
+    """Leaves products of integers in float32, and what scales their sums back: what else these read is cast for them,
+    and what others read of them is cast back."""
+    kept = integer_products(model)
+    editor = Editor(model)
+    for node in kept:
+        node.meta[KEEP] = True
+    for node in [n for n in model.graph if n in kept]:
+        for i, value in enumerate(node.inputs):
+            if value is None or not _converts(value.dtype) or value.producer() in kept or KEEP in value.meta:
+                continue
+            array = constant_array(value)
+            if array is None:
+                cast = editor.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, before=node)
+                cast.meta[KEEP] = True
+                own = cast.outputs[0]
+            else:
+                own = editor.constant(array.copy(), name=f"{value.name}_float")
+            own.meta[KEEP] = True
+            node.replace_input_with(i, own)
+        for value in node.outputs:
+            others = [use for use in value.uses() if use.node not in kept] if _converts(value.dtype) else []
+            if others:
+                back = editor.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, before=others[0].node)
+                _move_behind(back, node)
+                for use in others:
+                    use.node.replace_input_with(use.idx, back.outputs[0])
+    return bool(kept)
+
+
+def _move_behind(node: ir.Node, other: ir.Node) -> None:
+    graph = other.graph
+    assert isinstance(graph, ir.Graph)
+    graph.remove(node)
+    graph.insert_after(other, node)
 
 
 def _protect_float32_operands(model: ir.Model) -> bool:

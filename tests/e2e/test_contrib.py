@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -37,12 +38,14 @@ def model_of(
     return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
-def agree(model: onnx.ModelProto, feeds: Arrays, machine: str, steps: int = 0) -> None:
+def agree(
+    model: onnx.ModelProto, feeds: Arrays, machine: str, steps: int = 0, precision: Literal["model", "fp16"] = "model"
+) -> None:
     """Numbers as onnxruntime has them; quantised ones within so many steps, where it rounds sums of another order."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    exe = ipucc.compile(model, target=machine, solver="greedy", effort="fast")
+    exe = ipucc.compile(model, target=machine, solver="greedy", effort="fast", precision=precision)
     found = exe.run(feeds).outputs
     for port, wanted in zip(session.get_outputs(), session.run(None, dict(feeds)), strict=True):
         got = found[port.name]
@@ -134,8 +137,9 @@ def test_quantised_tensors_behind_each_other(machine: str) -> None:
     agree(model_of("QLinearConcat", inputs, constants, kind=UINT8, order=order, axis=1), inputs, machine, steps=1)
 
 
+@pytest.mark.parametrize("precision", ["model", "fp16"])
 @pytest.mark.parametrize("form", ["quantised", "floats", "per-column"])
-def test_quantised_gemm(form: str, machine: str) -> None:
+def test_quantised_gemm(form: str, precision: Literal["model", "fp16"], machine: str) -> None:
     x = bytes_of(np.uint8, 3, 7)
     per = form == "per-column"
     constants = {
@@ -147,12 +151,15 @@ def test_quantised_gemm(form: str, machine: str) -> None:
         constants |= {"ys": np.float32(0.25), "yz": np.uint8(131)}
     kind = FLOAT if form == "floats" else UINT8
     model = model_of("QGemm", {"x": x}, constants, kind=kind, transB=1, alpha=2.0 if per else 1.0)
-    agree(model, {"x": x}, machine, steps=1)
+    agree(model, {"x": x}, machine, steps=1, precision=precision)
 
 
+@pytest.mark.parametrize("precision", ["model", "fp16"])
 @pytest.mark.parametrize("extreme", [False, True])
-def test_sums_of_deep_quantised_convolutions_are_exact(extreme: bool, machine: str) -> None:
-    """576 terms, and as large as they can be: in float32, sums would be rounded."""
+def test_sums_of_deep_quantised_convolutions_are_exact(
+    extreme: bool, precision: Literal["model", "fp16"], machine: str
+) -> None:
+    """576 terms, and as large as they can be: in float32, sums would be rounded, in float16 infinite."""
     x = np.full((1, 64, 5, 5), 255, np.uint8) if extreme else bytes_of(np.uint8, 1, 64, 5, 5)
     w = np.full((4, 64, 3, 3), -128, np.int8) if extreme else bytes_of(np.int8, 4, 64, 3, 3)
     if extreme:
@@ -169,12 +176,32 @@ def test_sums_of_deep_quantised_convolutions_are_exact(extreme: bool, machine: s
         if op == "ConvInteger":
             order = ["x", "w", "xz"]
         model = model_of(op, {"x": x}, constants, kind=kind, domain="", order=order)
-        agree(model, {"x": x}, machine)
+        agree(model, {"x": x}, machine, precision=precision)
+
+
+def test_what_reads_a_scaled_sum_is_in_half_precision_again(machine: str) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (uint8[3, 40] x, float[3, 6] z) => (float[3, 5] y, float[3, 6] s) {
+        xz = Constant<value: tensor = uint8 {7}>()  small = Constant<value: tensor = float {0.0001}>()
+        p = MatMulInteger(x, w, xz)  f = Cast<to = 1>(p)  scaled = Mul(f, small)
+        s = Add(scaled, z)  r = Relu(s)  y = MatMul(r, v)
+    }"""
+    model = onnx.parser.parse_model(text)
+    w, v = RNG.integers(-128, 128, (40, 6)).astype(np.int8), floats(6, 5)
+    model.graph.initializer.extend([numpy_helper.from_array(w, "w"), numpy_helper.from_array(v, "v")])
+    exe = ipucc.compile(model, target=machine, precision="fp16", solver="greedy", effort="fast")
+    x, z = bytes_of(np.uint8, 3, 40), floats(3, 6)
+    found = exe.run({"x": x, "z": z}).outputs
+    sums = (x.astype(np.int64) - 7) @ w.astype(np.int64)
+    assert np.abs(sums).max() > 65504  # beyond float16
+    assert np.abs(found["s"] - (sums * 1e-4 + z)).max() <= 2e-3 * np.abs(found["s"]).max()
+    assert np.abs(found["y"] - np.maximum(sums * 1e-4 + z, 0) @ v).max() <= 5e-3 * np.abs(found["y"]).max()
 
 
 def test_weights_that_are_inputs_may_be_as_large_as_their_type(machine: str) -> None:
-    inputs = {"x": np.full((1, 32, 4, 4), 255, np.uint8), "w": np.full((3, 32, 3, 3), 255, np.uint8)}
-    inputs["x"].reshape(-1)[::7] = 200
+    inputs = {
+        "x": RNG.integers(240, 256, (1, 32, 4, 4)).astype(np.uint8), "w": np.full((3, 32, 3, 3), 255, np.uint8)
+    }  # fmt: skip
     agree(model_of("ConvInteger", inputs, {}, kind=TensorProto.INT32, domain=""), inputs, machine)
 
 
@@ -191,7 +218,7 @@ def test_what_follows_from_an_unsupported_op_is_not_called_unsupported() -> None
         """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]> g (float[2, 4] x) => (float[2, 4] y) {
         [strange] a = com.microsoft.LongformerAttention(x)
         [behind] b = com.microsoft.FastGelu(a)
-        [also] s = DynamicQuantizeLinear(b)
+        [also] s, scale, zero = DynamicQuantizeLinear(b)
         [too] y = Relu(b)
         }"""
     )

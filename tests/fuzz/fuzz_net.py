@@ -199,14 +199,16 @@ class Net:
         narrow = self.halves or any(v.dtype in ("float16", "bfloat16") for v in operands)
         if op in SUMMING and not any(_is_float(a) for a in found):
             self._does_not_wrap(node, operands, found)
-        if exact and (op in KEEPING or all(not _is_float(a) for a in found)):
+        joins = [a.s for a in node.attribute if a.name == "reduction"]
+        keeps = op in KEEPING and not {b"add", b"mul"} & set(joins)
+        if exact and (keeps or all(not _is_float(a) for a in found)):
             return [0.0] * len(found)
         if exact and op in SUMMING and not narrow and all(map(_stepped, [*found, *(v.array for v in operands)])):
             return [0.0] * len(found)
         off = [0.0] * len(found)
         # What jumps where operands are alike (Hardmax, TopK, Round) shows it when they move apart: with each draw, half
         # of them do.
-        for seed in range(0 if exact else 10 if op in KEEPING else 2):
+        for seed in range(0 if exact else 10 if keeps else 2):
             rng = np.random.default_rng(seed)
             moved = [v.array if not v.error else (v.array.astype(np.float64) + v.error * rng.choice([-1, 1], v.shape))
                      .astype(v.array.dtype) for v in operands]  # fmt: skip
@@ -224,7 +226,7 @@ class Net:
                     raise Rejected("another integer")
                 bounds.append(0.0)
                 continue
-            if op in KEEPING and (op != "Cast" or not narrow):
+            if keeps and (op != "Cast" or not narrow):
                 bounds.append(2 * moved_by)
                 continue
             size = float(np.abs(array.astype(np.float64)).max())

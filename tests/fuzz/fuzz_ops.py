@@ -364,7 +364,11 @@ def resize(net: Net) -> None:
         sizes = [n, c, *(net.some([s, 2 * s, s + 1, max(1, s // 2)]) for s in size)]
         net.add("Resize", [a, "", "", net.ints(*sizes)], **attributes)
     else:
-        scales = net.tensor(np.asarray([net.some([0.5, 1.0, 1.5, 2.0]) for _ in size], np.float32))
+        factors = [net.some([0.5, 1.0, 1.5, 2.0]) for _ in size]
+        parts = any(s * f != int(s * f) for s, f in zip(size, factors, strict=True))
+        if parts and mode == "nearest" and attributes["coordinate_transformation_mode"] == "align_corners":
+            raise Rejected("each oracle has a fault of its own")
+        scales = net.tensor(np.asarray(factors, np.float32))
         net.add("Resize", [a, "", scales], axes=[2, 3], **attributes)
 
 

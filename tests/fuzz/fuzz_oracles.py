@@ -53,11 +53,15 @@ def _cubic(node: onnx.NodeProto, attributes: Attributes) -> bool:
 
 
 def _nearest(node: onnx.NodeProto, attributes: Attributes) -> bool:
-    return attributes.get("mode", b"nearest") == b"nearest"
+    return attributes.get("mode", b"nearest") == b"nearest" and not _corners(node, attributes)
 
 
 def _corners(node: onnx.NodeProto, attributes: Attributes) -> bool:
     return attributes.get("coordinate_transformation_mode") == b"align_corners"
+
+
+def _one_element(node: onnx.NodeProto, attributes: Attributes) -> bool:
+    return attributes.get("coordinate_transformation_mode") == b"pytorch_half_pixel"
 
 
 Faults = Mapping[str, Sequence[tuple[Callable[[onnx.NodeProto, Attributes], bool], str]]]
@@ -67,15 +71,16 @@ EVALUATOR_FAULTS: Final[Faults] = {
     "ConvTranspose": ((_grouped, "it gives groups the weights and the bias of others"),),
     "Loop": ((_stacks, "it joins what the trips make along their first dimension instead of stacking it"),),
     "LpPool": ((_ceil, "it takes the mean of the part of a window that there is times the size of a whole one"),),
+    "Resize": (
+        (_nearest, "where a point falls on an element or between two, it takes another one by rounding"),
+        (_one_element, "a result of one element has scale times size for it"),
+    ),
     "LRN": ((_always, "it goes over as many channels as the batch has entries"),),
 }
 """Ops that the evaluator computes wrongly: of which nodes, and how."""
 ONNXRUNTIME_FAULTS: Final[Faults] = {
     "GridSample": ((_cubic, "it clamps the point before it takes its neighbours, not each neighbour"),),
-    "Resize": (
-        (_nearest, "it works out in float32 which element is nearest, and ties fall elsewhere"),
-        (_corners, "its corners are those of the rounded size, and not of scale times size"),
-    ),
+    "Resize": ((_corners, "its corners are those of the rounded size, and not of scale times size"),),
 }
 """Ops that onnxruntime computes otherwise: of which nodes, and how."""
 

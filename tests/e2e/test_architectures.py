@@ -28,7 +28,9 @@ def test_a_network_runs_and_is_right(name: str, machine_file: Callable[..., Path
     found = check(result.outputs, inputs, path)
     assert found.ok, found
     assert found.oracle == "onnxruntime"
-    assert [d.id for d in found.remarks] == [], "the references disagree, or one was not asked"
+    # The evaluator gathers by numpy's choose, which takes 64 arrays at most: it has no answer for so many boxes.
+    unasked = ["IPU0609"] if name == "detector" else []
+    assert [d.id for d in found.remarks] == unasked, "the references disagree, or one was not asked"
 
 
 def test_a_loop_that_writes_tokens_ends_at_the_last_one(machine_file: Callable[..., Path]) -> None:

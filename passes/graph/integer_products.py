@@ -16,8 +16,8 @@ from ipucc.graph.schemas import CONTRACTIONS, DOMAIN, expression, extra_operands
 
 __all__ = ["integer_products"]
 
-Kind = Literal["whole", "sum", "other"]
-"""Integers that half precision holds (of 8 bits, and small constants), sums of their products, and all else."""
+Kind = Literal["integer", "whole", "sum", "other"]
+"""Numbers of 8 bits, constants that happen to be small integers, sums of products of these, and all else."""
 
 _LARGEST: Final = 2048
 """The largest integer up to which float16 has all of them."""
@@ -31,17 +31,15 @@ _CLOSED: Final = frozenset({"Abs", "Add", "Clip", "Identity", "Max", "Min", "Neg
 
 
 def integer_products(model: ir.Model) -> set[ir.Node]:
-    """The nodes of the main graph to be left in float32: products of integers, one of which at least is computed, and
-    elementwise nodes that read their sums."""
+    """The nodes of the main graph to be left in float32: products of numbers of 8 bits, or of these with integer
+    constants, and elementwise nodes that read their sums."""
     found: set[ir.Node] = set()
     kinds: dict[ir.Value, Kind] = {}
     for node in model.graph:
         operands = [_kind(value, kinds) for value in node.inputs]
         made: Kind = "other"
         if _contracts(node):
-            pair = node.inputs[:2]
-            computed = any(v is not None and constant_array(v) is None for v in pair)
-            if all(kind != "other" for kind in operands[:2]) and computed:
+            if "integer" in operands[:2] and "other" not in operands[:2]:
                 found.add(node)
                 made = "sum"
             if node.domain == DOMAIN:
@@ -54,7 +52,7 @@ def integer_products(model: ir.Model) -> set[ir.Node]:
         elif not node.domain and node.op_type in _VIEWS and operands:
             made = operands[0] if node.op_type != "Concat" or len(set(operands)) == 1 else "other"
         for value in node.outputs:
-            kinds[value] = "whole" if value.dtype is not None and value.dtype.numpy().name in _SMALL else made
+            kinds[value] = "integer" if _small(value) else made
     return found
 
 
@@ -80,11 +78,15 @@ def _kind(value: ir.Value | None, kinds: dict[ir.Value, Kind]) -> Kind:
         return kinds[value]
     array = constant_array(value)
     if array is None:
-        return "whole" if value.dtype is not None and value.dtype.numpy().name in _SMALL else "other"
+        return "integer" if _small(value) else "other"
     if array.dtype.kind not in "iuf" or not array.size:
         return "other"
     numbers = np.asarray(array, np.float64)
     return "whole" if np.abs(numbers).max() <= _LARGEST and (numbers == np.rint(numbers)).all() else "other"
+
+
+def _small(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.numpy().name in _SMALL
 
 
 def _result(expr: Expr, known: dict[str, Kind]) -> Kind:
@@ -95,8 +97,8 @@ def _result(expr: Expr, known: dict[str, Kind]) -> Kind:
         whole = float(expr.value).is_integer() and abs(expr.value) <= _LARGEST
         return "whole" if whole and not isinstance(expr.value, bool) else "other"
     if expr.op == "Cast":
-        return "whole" if dict(expr.attrs).get("to") in _SMALL else _result(expr.args[0], known)
+        return "integer" if dict(expr.attrs).get("to") in _SMALL else _result(expr.args[0], known)
     parts = {_result(arg, known) for arg in expr.args}
     if expr.op not in _CLOSED or "other" in parts:
         return "other"
-    return "sum" if "sum" in parts else "whole"
+    return "sum" if "sum" in parts else "integer" if "integer" in parts else "whole"

@@ -60,6 +60,10 @@ def _corners(node: onnx.NodeProto, attributes: Attributes) -> bool:
     return attributes.get("coordinate_transformation_mode") == b"align_corners"
 
 
+def _symmetric(node: onnx.NodeProto, attributes: Attributes) -> bool:
+    return attributes.get("coordinate_transformation_mode") == b"half_pixel_symmetric"
+
+
 def _one_element(node: onnx.NodeProto, attributes: Attributes) -> bool:
     return attributes.get("coordinate_transformation_mode") == b"pytorch_half_pixel"
 
@@ -73,6 +77,7 @@ EVALUATOR_FAULTS: Final[Faults] = {
     "LpPool": ((_ceil, "it takes the mean of the part of a window that there is times the size of a whole one"),),
     "Resize": (
         (_nearest, "where a point falls on an element or between two, it takes another one by rounding"),
+        (_symmetric, "where a point falls on an element, it takes the weights of the next one by rounding"),
         (_one_element, "a result of one element has scale times size for it"),
     ),
     "LRN": ((_always, "it goes over as many channels as the batch has entries"),),

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ipucc.frontend.emit import Emitter, operand, shape_or_none
 from ipucc.frontend.quantise import centred, dequantised, quantised, scaled_back
 
-__all__ = ["RULES", "same_op"]
+__all__ = ["RULES"]
 
 Rule = Callable[[ir.Node], bool | str]
 _FLOAT = ir.DataType.FLOAT
@@ -86,10 +86,13 @@ def fused_conv(node: ir.Node) -> bool | str:
     e = Emitter(node)
     attributes = _attributes(node)
     activation, params = str(attributes.pop("activation", "")), attributes.pop("activation_params", None)
+    values = list(params) if params is not None else []
+    if reason := _not_taken(activation, values):
+        return reason
     made = e.op("Conv", *node.inputs[:3], **attributes)
     if operand(node, 3) is not None:
         made = e.op("Add", made, operand(node, 3))
-    return _activated(e, made, activation, list(params) if params is not None else [])
+    return _activated(e, made, activation, values)
 
 
 def fused_gemm(node: ir.Node) -> bool | str:
@@ -99,6 +102,8 @@ def fused_gemm(node: ir.Node) -> bool | str:
     activation = str(attributes.pop("activation", ""))
     given = {name: attributes.pop(name) for name in list(attributes) if name.startswith("activation_")}
     params = [given[f"activation_{name}"] for name in ("alpha", "beta", "gamma") if f"activation_{name}" in given]
+    if reason := _not_taken(activation, params):
+        return reason
     return _activated(e, e.op("Gemm", *node.inputs, **attributes), activation, params)
 
 
@@ -185,16 +190,19 @@ _ACTIVATIONS = {
 """Activations of fused ops, with the names of their parameters in order."""
 
 
-def _activated(e: Emitter, value: ir.Value, activation: str, params: list[float]) -> bool | str:
+def _not_taken(activation: str, params: list[float]) -> str:
+    """Why an activation is not taken; empty if it is."""
     names = _ACTIVATIONS.get(activation)
-    if names is None or len(params) > len(names):
-        return f"the activation {activation!r} is not taken"
-    given = dict(zip(names, params, strict=False))
+    return "" if names is not None and len(params) <= len(names) else f"the activation {activation!r} is not taken"
+
+
+def _activated(e: Emitter, value: ir.Value, activation: str, params: list[float]) -> bool:
+    given: dict[str, Any] = dict(zip(_ACTIVATIONS[activation], params, strict=False))
     if activation == "Clip":
         kind = e.node.inputs[0].dtype if e.node.inputs[0] is not None else _FLOAT
         e.finish(e.op("Clip", value, *(e.constant(np.float64(v), kind) for v in given.values())))
     else:
-        e.finish(e.op(activation, value, outputs=1, **given) if activation else value)
+        e.finish(e.op(activation, value, **given) if activation else value)
     return True
 
 

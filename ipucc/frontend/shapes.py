@@ -142,8 +142,10 @@ def _explain(node: ir.Node, value: ir.Value, where: str | None) -> Diagnostic:
     helps: tuple[str, ...] = ()
     if not has_schema(node, opset):
         id, message = "IPU0201", f"the op is not supported: neither ONNX opset {opset} nor ipucc defines it"
-        if node.domain:
-            message = "the op is not supported: ipucc does not know its domain"
+        if REFUSED in node.meta:
+            message = f"unsupported: {node.meta[REFUSED]}"
+        elif node.domain:
+            message = "the op is not supported: ipucc does not know it"
     elif value.type is not None and not isinstance(value.type, _TENSOR_KINDS):
         id, message = "IPU0119", f'the result "{value.name}" is no tensor; only tensors are supported'
     elif REFUSED in node.meta:

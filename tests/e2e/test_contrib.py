@@ -250,3 +250,22 @@ def test_a_network_that_onnxruntime_quantised(tmp_path: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     (wanted,) = onnxruntime.InferenceSession(file, options).run(None, {"image": images})
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_activations_that_are_not_known_are_refused_by_name() -> None:
+    inputs = {"x": floats(1, 3, 6, 6)}
+    model = model_of("FusedConv", inputs, {"w": floats(4, 3, 3, 3)}, activation="Cosine")
+    with pytest.raises(CompileError) as caught:
+        ipucc.compile(model)
+    assert "Cosine" in str(caught.value)
+
+
+def test_a_fused_product_that_ends_in_another_type_is_refused() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 26, "ipucc": 1]> g (float[2, 4] x, float[4, 3] w) => (float16[2, 3] y) {
+        y = ipucc.FusedMatMul <expr = "Cast(x, to=\\"float16\\")"> (x, w)
+        }"""
+    )
+    with pytest.raises(CompileError) as caught:
+        ipucc.compile(model)
+    assert [d.id for d in caught.value.diagnostics] == ["IPU0203"]

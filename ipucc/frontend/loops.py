@@ -166,14 +166,13 @@ def _stepped(e: Emitter, body: ir.Graph, made: _Trips, trip: ir.Value, most: int
         row, places = write
         all_rows = ir.Value(name=f"{row.name}/rows")
         made.stacks.append((row, all_rows, 0, False))
-        _instead(result, *_replaced_rows(e, before, all_rows, places))
+        *others, last = _replaced_rows(e, before, all_rows, places)
+        _instead(result, last, e, *others)
     made.slices += [(whole, inside, False) for whole, inside in stepped_reads(body, trip, most, e)]
 
 
-def _replaced_rows(
-    e: Emitter, before: ir.Value, rows: ir.Value, places: NDArray[np.int64]
-) -> tuple[ir.Node, Emitter, *tuple[ir.Node, ...]]:
-    """A tensor with rows [trips, ...] in certain places of it, as (last node, emitter, nodes before)."""
+def _replaced_rows(e: Emitter, before: ir.Value, rows: ir.Value, places: NDArray[np.int64]) -> list[ir.Node]:
+    """The nodes, in order, that make a tensor with rows [trips, ...] in certain places of it."""
     size, *rest = shape_or_none(before) or ()
     flat = places.reshape(-1)
     index = np.arange(size)
@@ -189,7 +188,7 @@ def _replaced_rows(
     if np.any(index != np.arange(size)):
         nodes.append(ir.node("Gather", [nodes[-1].outputs[0], e.constant(index)], {"axis": 0}, name=f"{name}/rows"))
         nodes[-1].outputs[0].name = nodes[-1].name
-    return nodes[-1], e, *nodes[:-1]
+    return nodes
 
 
 def _set_outputs(body: ir.Graph, made: _Trips, more: Sequence[ir.Value]) -> None:
